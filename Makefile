@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all set-up on a fresh machine: a virtual environment, then the job.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MATRIX_VENV ?= .venv-4.57
+MATRIX_BIN := $(MATRIX_VENV)/bin
+
+.PHONY: demo test test-matrix test-slow lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/nllb-prune demo --output demo-output
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+# The same tests with the same expectations on the other line of transformers.
+test-matrix: test $(MATRIX_VENV)/installed
+	$(MATRIX_BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(MATRIX_VENV)/installed
+	$(MATRIX_BIN)/python eval/bench/sparse_layer.py
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# Everything as locked, except transformers 4.57.6 and what it pins lower.
+$(MATRIX_VENV)/installed: requirements.lock requirements-4.57.lock pyproject.toml
+	$(PYTHON) -m venv $(MATRIX_VENV)
+	$(MATRIX_BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-4.57.lock
+	$(MATRIX_BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(MATRIX_VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,64 @@
+"""Keep, for each language, only the experts that a multilingual mixture-of-experts translation model needs for it.
+
+The flow: text (`ParallelText`) -> `calibrate` -> `ExpertStatistics` -> `plan` -> `MaskSet` -> `translate`, `evaluate`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nllb_prune._version import __version__
+from nllb_prune.errors import UsageError
+
+if TYPE_CHECKING:
+    from nllb_prune.calibration.statistics import ExpertStatistics
+    from nllb_prune.calibration.teacher_forced import calibrate
+    from nllb_prune.corpus import ParallelText
+    from nllb_prune.evaluation.evaluate import evaluate
+    from nllb_prune.generation.translate import translate
+    from nllb_prune.masks import MaskSet
+    from nllb_prune.model.loading import load_model, load_spec, load_tokenizer
+    from nllb_prune.model.routing import clear_masks, routing, set_masks
+    from nllb_prune.planning.plan import plan
+
+_HOMES = {
+    "ExpertStatistics": "calibration.statistics",
+    "MaskSet": "masks",
+    "ParallelText": "corpus",
+    "calibrate": "calibration.teacher_forced",
+    "clear_masks": "model.routing",
+    "evaluate": "evaluation.evaluate",
+    "load_model": "model.loading",
+    "load_spec": "model.loading",
+    "load_tokenizer": "model.loading",
+    "plan": "planning.plan",
+    "routing": "model.routing",
+    "set_masks": "model.routing",
+    "translate": "generation.translate",
+}
+
+__all__ = [
+    "ExpertStatistics",
+    "MaskSet",
+    "ParallelText",
+    "UsageError",
+    "__version__",
+    "calibrate",
+    "clear_masks",
+    "evaluate",
+    "load_model",
+    "load_spec",
+    "load_tokenizer",
+    "plan",
+    "routing",
+    "set_masks",
+    "translate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import; whoever wants only masks should not wait for them
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nllb_prune.{_HOMES[name]}"), name)

@@ -1,0 +1,3 @@
+"""The version of the toolkit, written into every artefact."""
+
+__version__ = "0.1.0"
