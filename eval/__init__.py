@@ -1,0 +1,1 @@
+"""Evaluation: suites, benchmarks against peers, and the recipe of the embedded models."""

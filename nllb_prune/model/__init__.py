@@ -1,0 +1,1 @@
+"""The model as the pruner needs it: spec, sparse layer, routing, reader and loading."""

@@ -1,0 +1,101 @@
+"""The experts of one sparse layer as stacked tensors: slots, and which expert sits in which slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PARAMETERS = ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
+
+
+class ExpertBank(nn.Module):
+    """Two-matrix experts in S slots; S is E when all are resident, fewer when a model is pruned.
+
+    Args:
+        expert_ids: Expert in each slot, ascending.
+        experts: Experts E of the layer, resident or not.
+        d_model: Width of the model D.
+        ffn: Width of an expert F.
+        activation: Between the two matrices: `relu`, `gelu` or `silu`.
+    """
+
+    slot_of: Tensor
+
+    def __init__(
+        self,
+        *,
+        expert_ids: Sequence[int],
+        experts: int,
+        d_model: int,
+        ffn: int,
+        activation: str = "relu",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        slots = len(expert_ids)
+        self.expert_ids = tuple(expert_ids)
+        self.experts = experts
+        self.activation = _ACTIVATIONS[activation]
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device), requires_grad=False)
+
+        self.fc1_weight = empty(slots, ffn, d_model)
+        self.fc1_bias = empty(slots, ffn)
+        self.fc2_weight = empty(slots, d_model, ffn)
+        self.fc2_bias = empty(slots, d_model)
+        slot_of = torch.full((experts,), -1, dtype=torch.int64, device=device)
+        slot_of[list(self.expert_ids)] = torch.arange(slots, device=device)
+        self.register_buffer("slot_of", slot_of, persistent=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expert is resident, in the slot of its id."""
+        return len(self.expert_ids) == self.experts
+
+    @property
+    def resident(self) -> Tensor:
+        """Which experts are resident ``(experts,)``, boolean."""
+        return self.slot_of >= 0
+
+    def forward(self, tokens: Tensor, chosen: Tensor, gates: Tensor, *, scale: float) -> Tensor:
+        """Run each token through its experts and add their weighted outputs up.
+
+        Tokens are sorted by expert, so that each expert that is chosen at all runs once.
+
+        Args:
+            tokens: Inputs ``(tokens, d_model)``.
+            chosen: Expert ids, all resident ``(tokens, top_k)``.
+            gates: Combining weights ``(tokens, top_k)``.
+            scale: Factor on every expert's output.
+
+        Returns:
+            ``(tokens, d_model)``
+        """
+        top_k = chosen.shape[1]
+        slots = chosen.flatten() if self.complete else self.slot_of[chosen.flatten()]
+        order = slots.argsort(stable=True)  # (tokens * top_k,)
+        counts = slots.bincount(minlength=len(self.expert_ids)).tolist()
+        parts = torch.split(tokens[order // top_k], counts)
+        outputs = [self._expert(slot, part) for slot, part in enumerate(parts) if counts[slot]]
+        if not outputs:
+            return torch.zeros_like(tokens)
+        # the order of these roundings is that of transformers 4.57.6, which matters in half precision
+        weighted = torch.cat(outputs).mul_(scale).mul_(gates.flatten()[order].unsqueeze(1))
+        # (tokens * top_k, D) by expert -> (tokens, top_k, D) by token
+        by_token = torch.empty_like(weighted).index_copy_(0, order, weighted)
+        return by_token.view(-1, top_k, tokens.shape[1]).sum(1)
+
+    def _expert(self, slot: int, tokens: Tensor) -> Tensor:
+        hidden = self.activation(functional.linear(tokens, self.fc1_weight[slot], self.fc1_bias[slot]))
+        return functional.linear(hidden, self.fc2_weight[slot], self.fc2_bias[slot])

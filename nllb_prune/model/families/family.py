@@ -1,0 +1,45 @@
+"""What a family file must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nllb_prune.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertShape:
+    """Widths of the experts of a stack."""
+
+    d_model: int
+    ffn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Where a family keeps its sparse layers; paths and tensor names are those of the transformers class."""
+
+    model_type: str
+    """As in `config.json`."""
+    spec: Callable[[Any], ModelSpec]
+    """Configuration -> spec without fingerprint; raises `UsageError` on routing rules that are not covered."""
+    expert_shape: Callable[[Any, str], ExpertShape]
+    """(configuration, stack) -> widths."""
+    sparse_path: Callable[[str, int], str]
+    """(stack, layer index) -> path of the module that the sparse layer replaces."""
+    router_tensors: Callable[[str], dict[str, str]]
+    """Path of a sparse layer -> tensor name of each router parameter (`router_weight`, `router_bias`)."""
+    expert_tensors: Callable[[str, int], dict[str, str]]
+    """(path of a sparse layer, expert) -> tensor name of each parameter of the bank."""
+    wrap_output: Callable[[Tensor], Any] | None
+    """Makes of the sparse layer's output what the surrounding layer expects; `None` if that is the tensor."""
+    tied: Callable[[Any], tuple[tuple[str, ...], ...]]
+    """Configuration -> groups of parameter names that are one tensor."""
+    ignored: tuple[str, ...] = ()
+    """Ends of tensor names that checkpoints may hold and models do not."""
+    base_prefix: str = "model."
+    """Prefix that some checkpoints lack."""

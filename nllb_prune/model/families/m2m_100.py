@@ -1,0 +1,30 @@
+"""M2M-100 and dense NLLB: no sparse layer, so nothing to prune; here to be evaluated beside pruned models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nllb_prune.model.families.family import ExpertShape, Family
+from nllb_prune.model.families.seq2seq import IGNORED, tied_embeddings
+from nllb_prune.model.spec import ModelSpec
+
+
+def _spec(config: Any) -> ModelSpec:
+    return ModelSpec(family=config.model_type, stacks=(), top_k=0, output_scale=1.0)
+
+
+def _expert_shape(config: Any, stack: str) -> ExpertShape:
+    return ExpertShape(d_model=config.d_model, ffn=getattr(config, f"{stack}_ffn_dim"))
+
+
+M2M_100 = Family(
+    model_type="m2m_100",
+    spec=_spec,
+    expert_shape=_expert_shape,
+    sparse_path=lambda stack, layer: f"model.{stack}.layers.{layer}",
+    router_tensors=lambda path: {},
+    expert_tensors=lambda path, expert: {},
+    wrap_output=None,
+    tied=tied_embeddings,
+    ignored=IGNORED,
+)

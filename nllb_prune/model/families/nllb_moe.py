@@ -1,0 +1,80 @@
+"""NLLB-MoE: every n-th layer of the encoder and of the decoder is sparse, top-2, softmax in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from torch import Tensor
+
+from nllb_prune.errors import UsageError
+from nllb_prune.model.families.family import ExpertShape, Family
+from nllb_prune.model.families.seq2seq import IGNORED, tied_embeddings
+from nllb_prune.model.spec import KeyedBy, ModelSpec, Stack
+
+_TOP_K = 2
+_LAYER_EXPECTS_PAIR = int(transformers.__version__.split(".")[0]) < 5
+
+
+def _stack(config: Any, name: str, keyed_by: KeyedBy) -> Stack | None:
+    step, count = getattr(config, f"{name}_sparse_step"), getattr(config, f"{name}_layers")
+    layers = tuple(n for n in range(count) if step > 0 and (n + 1) % step == 0)
+    return Stack(name, keyed_by, layers, config.num_experts) if layers else None
+
+
+def _spec(config: Any) -> ModelSpec:
+    for option, wanted in (
+        ("second_expert_policy", "all"),
+        ("moe_eval_capacity_token_fraction", 1.0),
+        ("router_dtype", "float32"),
+    ):
+        value = getattr(config, option)
+        if value != wanted:
+            raise UsageError(f"`{option}` of the configuration must be {wanted}, but is {value} instead.")
+    stacks = (_stack(config, "encoder", "source"), _stack(config, "decoder", "target"))
+    return ModelSpec(
+        family="nllb-moe",
+        stacks=tuple(stack for stack in stacks if stack is not None),
+        top_k=_TOP_K,
+        output_scale=1 - config.moe_token_dropout,
+        router_bias=config.router_bias,
+        activation=config.activation_function,
+    )
+
+
+def _expert_shape(config: Any, stack: str) -> ExpertShape:
+    return ExpertShape(d_model=config.d_model, ffn=getattr(config, f"{stack}_ffn_dim"))
+
+
+def _sparse_path(stack: str, layer: int) -> str:
+    return f"model.{stack}.layers.{layer}.ffn"
+
+
+def _router_tensors(path: str) -> dict[str, str]:
+    return {"router_weight": f"{path}.router.classifier.weight", "router_bias": f"{path}.router.classifier.bias"}
+
+
+def _expert_tensors(path: str, expert: int) -> dict[str, str]:
+    return {
+        f"{matrix}_{part}": f"{path}.experts.expert_{expert}.{matrix}.{part}"
+        for matrix in ("fc1", "fc2")
+        for part in ("weight", "bias")
+    }
+
+
+def _pair(output: Tensor) -> tuple[Tensor, None]:
+    return output, None
+
+
+NLLB_MOE = Family(
+    model_type="nllb-moe",
+    spec=_spec,
+    expert_shape=_expert_shape,
+    sparse_path=_sparse_path,
+    router_tensors=_router_tensors,
+    expert_tensors=_expert_tensors,
+    # 4.57 unpacks the output and the router's states, 5.x takes the output alone
+    wrap_output=_pair if _LAYER_EXPECTS_PAIR else None,
+    tied=tied_embeddings,
+    ignored=IGNORED,
+)

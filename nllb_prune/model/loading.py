@@ -1,0 +1,323 @@
+"""A checkpoint, and a mask if wanted, to a model that holds only the experts it needs.
+
+The transformers model is made on the meta device, its sparse layers are replaced by ours, and each parameter is then
+read from the shards once, straight into its place: no weight is ever held twice, and no dropped expert is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nllb_prune.errors import UsageError
+from nllb_prune.masks import ExpertMask, MaskSet
+from nllb_prune.model.checkpoint import Checkpoint
+from nllb_prune.model.expert_bank import ExpertBank
+from nllb_prune.model.families import Family, family_of
+from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing, follow_padding
+from nllb_prune.model.sparse_ffn import SparseFfn
+from nllb_prune.model.spec import Fingerprint, ModelSpec
+
+EMBEDDED = ("mini", "mini-dense")
+
+
+def model_folder(path_or_id: str | Path) -> Path:
+    """Return the local folder of a model: an embedded one, a folder, or a Hub id, which is fetched.
+
+    Raises:
+        UsageError: if it is none of them.
+    """
+    name = str(path_or_id)
+    if name in EMBEDDED:
+        return Path(str(importlib.resources.files("nllb_prune") / "assets" / name))
+    folder = Path(path_or_id)
+    if (folder / "config.json").exists():
+        return folder
+    if folder.exists():
+        raise UsageError(f"`{folder}` must be a folder with a `config.json`, but has none.")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(
+            f"`model` must be {', '.join(EMBEDDED)}, a folder or a Hub id (`owner/name`), but is `{name}` instead."
+        )
+    return _fetch(name)
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UsageError(
+            f"`{hub_id}` must be a model that the Hub gives out, but could not be fetched ({reason})."
+        ) from None
+
+
+def read_config(folder: Path) -> Any:
+    """Read the transformers configuration of a folder."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UsageError(
+            f"`{folder}/config.json` must be a transformers configuration, but is not ({reason})."
+        ) from None
+
+
+def load_tokenizer(path_or_id: str | Path) -> Any:
+    """Load the tokenizer of a model, named as for `load_model`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_folder(path_or_id), local_files_only=True)
+
+
+def load_spec(path_or_id: str | Path) -> ModelSpec:
+    """Describe a model without loading it: its configuration and, for the fingerprint, its router rows are read.
+
+    Raises:
+        UsageError: if it is dense: there is nothing to prune.
+    """
+    folder = model_folder(path_or_id)
+    config = read_config(folder)
+    family = family_of(config)
+    with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
+        return require_sparse(_fingerprinted(family, family.spec(config), checkpoint), path_or_id)
+
+
+def require_sparse(spec: ModelSpec, name: str | Path) -> ModelSpec:
+    """Return the spec of a sparse model.
+
+    Raises:
+        UsageError: if the model is dense.
+    """
+    if not spec.stacks:
+        raise UsageError(f"`{name}` is a dense model ({spec.family}): without experts there is nothing to prune.")
+    return spec
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    masks: MaskSet | None = None,
+    direction: tuple[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Load a model whose sparse layers are ours; with a mask it holds only the experts of a direction.
+
+    Args:
+        path_or_id: `mini`, a folder, or a Hub id.
+        masks: Which experts to keep. With a direction the others are not even read; without one all are loaded and
+            `set_masks` or `routing` choose later.
+        direction: Source and target language of the masks.
+        dtype: Of the weights; float32 by default on the CPU, as stored elsewhere. Routers stay in float32.
+        device: Where to; the CPU by default.
+
+    Returns:
+        The module of the transformers class, for inference, with `generate`.
+
+    Raises:
+        UsageError: on a missing, unexpected or misshapen tensor, masks of another model, masks of a dense model.
+    """
+    folder = model_folder(path_or_id)
+    config = read_config(folder)
+    family = family_of(config)
+    device = torch.device(device or "cpu")
+    with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
+        spec = _fingerprinted(family, family.spec(config), checkpoint)
+        kept = None
+        if masks is not None:
+            masks.check_model(require_sparse(spec, path_or_id))
+            kept = None if direction is None else masks.direction(*direction)
+        if dtype is None:
+            dtype = torch.float32 if device.type == "cpu" else _stored_dtype(family, checkpoint, config)
+        model, state = _assemble(family, spec, config, kept=kept, dtype=dtype, device=device)
+        _Filler(family, config, checkpoint, model, state, dtype=dtype, device=device).fill()
+    attach_routing(model, state)
+    _finish(model, folder, config, state)
+    return model
+
+
+def _stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:
+    name = next(name for name in family.tied(config)[0] if name in checkpoint)
+    return checkpoint.tensor(name).dtype
+
+
+def _fingerprinted(family: Family, spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+    norms: list[float] = []
+    for stack in spec.stacks:
+        for layer in stack.layers:
+            name = family.router_tensors(family.sparse_path(stack.name, layer))["router_weight"]
+            norms += _read(checkpoint, name).float().norm(dim=1).tolist()
+    return dataclasses.replace(spec, fingerprint=Fingerprint.of(spec.stacks, norms))
+
+
+def _read(checkpoint: Checkpoint, name: str) -> Tensor:
+    if name not in checkpoint:
+        raise UsageError(f"The checkpoint must hold `{name}`, but does not; it is incomplete or of another model.")
+    return checkpoint.tensor(name)
+
+
+def _assemble(
+    family: Family,
+    spec: ModelSpec,
+    config: Any,
+    *,
+    kept: Mapping[str, ExpertMask] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[nn.Module, ModelRouting]:
+    """Make the model on the meta device and put our sparse layers, with memory but no values, into it."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    state = ModelRouting(spec, resident=None if kept is None else dict(kept))
+    for stack in spec.stacks:
+        routing = state.stacks[stack.name] = StackRouting(stack.name)
+        shape = family.expert_shape(config, stack.name)
+        for number, layer in enumerate(stack.layers):
+            bank = ExpertBank(
+                expert_ids=range(stack.experts) if kept is None else kept[stack.name][number],
+                experts=stack.experts,
+                d_model=shape.d_model,
+                ffn=shape.ffn,
+                activation=spec.activation,
+                dtype=dtype,
+                device=device,
+            )
+            sparse = SparseFfn(
+                layer=number,
+                bank=bank,
+                d_model=shape.d_model,
+                top_k=spec.top_k,
+                output_scale=spec.output_scale,
+                renormalise=spec.renormalise,
+                router_bias=spec.router_bias,
+                routing=routing,
+                wrap_output=family.wrap_output,
+                device=device,
+            )
+            model.set_submodule(family.sparse_path(stack.name, layer), sparse)
+    return model, state
+
+
+class _Filler:
+    """Reads each parameter of an assembled model into its place and accounts for every tensor of the checkpoint."""
+
+    def __init__(
+        self,
+        family: Family,
+        config: Any,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        state: ModelRouting,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.family, self.checkpoint, self.model, self.state = family, checkpoint, model, state
+        self.dtype, self.device = dtype, device
+        self.groups = family.tied(config)
+        self.used: set[str] = set()
+
+    def fill(self) -> None:
+        """Fill experts, routers, dense parameters and buffers.
+
+        Raises:
+            UsageError: if a tensor is missing, unexpected or of another shape.
+        """
+        sparse: set[str] = set()
+        for stack in self.state.spec.stacks:
+            for layer in stack.layers:
+                path = self.family.sparse_path(stack.name, layer)
+                self._fill_sparse(path, stack.experts)
+                sparse.update(name for name, _ in self.model.named_parameters() if name.startswith(path + "."))
+        self._fill_dense(sparse)
+        self._fill_buffers()
+        self._refuse_unexpected()
+
+    def _fill_sparse(self, path: str, experts: int) -> None:
+        layer = self.model.get_submodule(path)
+        assert isinstance(layer, SparseFfn)
+        for parameter, name in self.family.router_tensors(path).items():
+            place = getattr(layer, parameter)
+            if place is not None:
+                # rounded as the other weights are, then held in float32: what transformers' routers do
+                self._copy(name, place, through=self.dtype)
+        for slot, expert in enumerate(layer.bank.expert_ids):
+            for parameter, name in self.family.expert_tensors(path, expert).items():
+                self._copy(name, getattr(layer.bank, parameter)[slot])
+        for expert in range(experts):
+            self.used.update(self.family.expert_tensors(path, expert).values())  # dropped ones are not unexpected
+
+    def _copy(self, name: str, place: Tensor, *, through: torch.dtype | None = None) -> None:
+        tensor = self._take(name, place.shape)
+        place.copy_(tensor if through is None else tensor.to(through))
+
+    def _take(self, name: str, shape: torch.Size) -> Tensor:
+        tensor = _read(self.checkpoint, name)
+        if tensor.shape != shape:
+            raise UsageError(f"`{name}` must have the shape {tuple(shape)}, but has {tuple(tensor.shape)} instead.")
+        self.used.add(name)
+        return tensor
+
+    def _fill_dense(self, sparse: set[str]) -> None:
+        tied = {name: group for group in self.groups for name in group}
+        shared: dict[tuple[str, ...], nn.Parameter] = {}
+        for name, parameter in list(self.model.named_parameters(remove_duplicate=False)):
+            if name in sparse:
+                continue
+            group = tied.get(name, (name,))
+            if group not in shared:
+                stored = next((member for member in group if member in self.checkpoint), group[0])
+                tensor = self._take(stored, parameter.shape).to(device=self.device, dtype=self.dtype, copy=True)
+                shared[group] = nn.Parameter(tensor, requires_grad=False)
+                self.used.update(group)
+            owner, _, leaf = name.rpartition(".")
+            self.model.get_submodule(owner)._parameters[leaf] = shared[group]
+
+    def _fill_buffers(self) -> None:
+        """Compute the buffers that no checkpoint holds: tables of positions."""
+        for module in self.model.modules():
+            for leaf, buffer in list(module._buffers.items()):
+                if buffer is None or not buffer.is_meta:
+                    continue
+                table = cast(Any, module).get_embedding(*buffer.shape, module.padding_idx)
+                module._buffers[leaf] = table.to(device=self.device, dtype=self.dtype)
+
+    def _refuse_unexpected(self) -> None:
+        unexpected = [n for n in self.checkpoint if n not in self.used and not n.endswith(self.family.ignored)]
+        if unexpected:
+            raise UsageError(
+                f"The checkpoint must hold only tensors of a {self.family.model_type} model, but holds "
+                f"{len(unexpected)} others, first `{sorted(unexpected)[0]}`."
+            )
+
+
+def _finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    model.name_or_path = str(folder)
+    for name, stack in state.stacks.items():
+        follow_padding(model.get_submodule(f"model.{name}"), stack, pad=config.pad_token_id)
+    model.eval()
+
+
+def embedded_text() -> Path:
+    """Return the folder of the text that ships with `mini`: dev and test lines, FLORES-200 layout."""
+    return model_folder("mini") / "text"
