@@ -1,0 +1,312 @@
+"""`ExpertStatistics`: what the text of each language did to every expert, as sums and counts that add up exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from nllb_prune._files import write_bytes
+from nllb_prune._version import __version__
+from nllb_prune.errors import UsageError
+from nllb_prune.languages import split_direction
+from nllb_prune.model.spec import Fingerprint, ModelSpec, Stack
+
+Table = dict[str, NDArray[Any]]
+"""The statistics of one stack for one key: the arrays of `FIELDS`, whose first axis is the position class."""
+Granularity = Literal["language", "pair"]
+Setting = str | int | float
+
+CLASSES = {"encoder": ("all", "language", "text", "end"), "decoder": ("all", "start", "language", "text", "end")}
+"""Names of the position classes; those of the encoder are of any stack keyed by source."""
+COUNTS = ("first", "second")
+SUMS = ("p_first", "p_second", "p_all", "gate")
+FIELDS = ("tokens", *COUNTS, *SUMS)
+
+_FORMAT, _VERSION, _METADATA = "nllb-prune/statistics", 1, "nllb-prune"
+# Sums are multiples of 2**-28 (4e-9 of one token), so that float64 adds them without rounding while they stay below
+# 2**25 tokens: shards, sentences and directions then give the same bytes in whatever order they are added.
+_GRID = 2.0**28
+
+
+def position_classes(stack: Stack) -> tuple[str, ...]:
+    """Return the names of the position classes of a stack, `all` first."""
+    return CLASSES["encoder" if stack.keyed_by == "source" else "decoder"]
+
+
+def empty_table(stack: Stack) -> Table:
+    """Return a table of zeros.
+
+    Returns:
+        `tokens` (classes,) and `first`, `second` (classes, layers, experts) in int64; `p_first`, `p_second`, `p_all`
+        and `gate` (classes, layers, experts) in float64.
+    """
+    shapes = _shapes(stack)
+    return {field: np.zeros(shapes[field], np.float64 if field in SUMS else np.int64) for field in FIELDS}
+
+
+def add_tables(tables: Iterable[Table]) -> Table:
+    """Return the sum of tables of one stack; there must be at least one."""
+    first, *others = tables
+    total = {field: first[field].copy() for field in FIELDS}
+    for table in others:
+        for field in FIELDS:
+            total[field] += table[field]
+    return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertStatistics:
+    """Sums and counts per stack, language (or direction), position class, sparse layer and expert."""
+
+    spec: ModelSpec
+    """The model that was observed, with its fingerprint."""
+    granularity: Granularity
+    """Whether keys are languages (of the side the stack is keyed by) or directions `src-tgt`."""
+    tables: Mapping[tuple[str, str], Table]
+    """Tables by stack name and key; they are copied, and read-only here."""
+    _: KW_ONLY
+    items: tuple[str, ...]
+    """Ids of the work items added up, sorted."""
+    signature: Mapping[str, Setting]
+    """How they were made; only statistics made the same way can be merged."""
+
+    def __post_init__(self) -> None:
+        if self.spec.fingerprint is None:
+            raise UsageError(
+                "`spec` must have a fingerprint, but has none. Read the router weights of the model first."
+            )
+        if self.granularity not in get_args(Granularity):
+            raise UsageError(f"`granularity` must be language or pair, but is {self.granularity} instead.")
+        stacks = {stack.name: stack for stack in self.spec.stacks}
+        if unknown := sorted({name for name, _ in self.tables} - set(stacks)):
+            raise UsageError(
+                f"`tables` must be of the stacks {', '.join(stacks)}, but has {', '.join(unknown)} instead."
+            )
+        for _, key in self.tables if self.granularity == "pair" else ():
+            split_direction(key)
+        tables = {(name, key): _checked(self.tables[name, key], stacks[name], key) for name, key in sorted(self.tables)}
+        object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "items", _without_repeats(self.items))
+        object.__setattr__(self, "signature", dict(sorted(self.signature.items())))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the observed model."""
+        assert self.spec.fingerprint is not None
+        return self.spec.fingerprint
+
+    def keys(self, stack: str) -> tuple[str, ...]:
+        """Return the languages or directions of a stack, sorted."""
+        return tuple(key for name, key in self.tables if name == stack)
+
+    def table(self, stack: str, key: str) -> Table:
+        """Return the table of a language or direction."""
+        try:
+            return self.tables[stack, key]
+        except KeyError:
+            known = ", ".join(self.keys(stack)) or "none"
+            raise UsageError(
+                f"`key` must be in the {stack} statistics ({known}), but is {key} instead. Calibrate it and merge."
+            ) from None
+
+    def pooled(self, stack: str, keys: Iterable[str]) -> Table:
+        """Return the sum of the tables of some keys; none at all give zeros."""
+        return add_tables([empty_table(self.spec.stack(stack)), *(self.table(stack, key) for key in keys)])
+
+    def directions(self, stack: str) -> dict[str, tuple[str, ...]]:
+        """Return the directions of pair statistics by the language that the stack is keyed by."""
+        groups: dict[str, list[str]] = {}
+        for direction in self.keys(stack):
+            groups.setdefault(self.spec.stack(stack).key(*split_direction(direction)), []).append(direction)
+        return {key: tuple(groups[key]) for key in sorted(groups)}
+
+    def as_language(self) -> ExpertStatistics:
+        """Return statistics by language: those of pairs added up over directions."""
+        if self.granularity == "language":
+            return self
+        tables = {
+            (stack.name, key): self.pooled(stack.name, members)
+            for stack in self.spec.stacks
+            for key, members in self.directions(stack.name).items()
+        }
+        return ExpertStatistics(self.spec, "language", tables, items=self.items, signature=self.signature)
+
+    def merge(self, other: ExpertStatistics) -> ExpertStatistics:
+        """Return the sum with another; see `merge_all`."""
+        return self.merge_all([self, other])
+
+    @classmethod
+    def merge_all(cls, parts: Iterable[ExpertStatistics]) -> ExpertStatistics:
+        """Return the sum of statistics of one model, made the same way from different items.
+
+        Parts are added in the order of their items, so the order they are given in does not matter.
+
+        Raises:
+            UsageError: if there is none, or models, granularities or signatures differ, or an item is in two parts.
+        """
+        ordered = sorted(parts, key=lambda part: part.items)
+        if not ordered:
+            raise UsageError("`parts` must be one or more statistics, but is empty instead.")
+        first, *others = ordered
+        for other in others:
+            _check_mergeable(first, other)
+        items = tuple(item for part in ordered for item in part.items)
+        return cls(first.spec, first.granularity, _sum_by_key(ordered), items=items, signature=first.signature)
+
+    def to_bytes(self) -> bytes:
+        """Return the safetensors file; equal statistics give equal bytes."""
+        return self._to_bytes({"tool": f"nllb-prune {__version__}"})
+
+    def digest(self) -> str:
+        """Return a short hash of the content, whatever version of the tool wrote it."""
+        return hashlib.sha256(self._to_bytes({})).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file: tensors `stack/key/field`, and JSON metadata."""
+        write_bytes(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> ExpertStatistics:
+        """Read a file of `save`.
+
+        Raises:
+            UsageError: if it is missing, damaged or something else.
+        """
+        if not path.is_file():
+            raise UsageError(f"`{path}` must be a statistics file, but there is no such file. Make one with calibrate.")
+        return cls.from_bytes(path.read_bytes(), name=str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, name: str = "content") -> ExpertStatistics:
+        """Rebuild from `to_bytes`; `name` is what to call the content in messages."""
+        metadata = _metadata(content, name)
+        try:
+            return cls(
+                _spec_from_json(metadata),
+                metadata["granularity"],
+                _tables(safetensors_numpy.load(content)),
+                items=tuple(metadata["items"]),
+                signature=metadata["signature"],
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"`{name}` must be a statistics file, but its content is wrong: {error}") from None
+
+    def _to_bytes(self, extra: Mapping[str, str]) -> bytes:
+        metadata = {"format": _FORMAT, "version": _VERSION, **extra, **_spec_to_json(self.spec)}
+        metadata |= {"granularity": self.granularity, "items": list(self.items), "signature": dict(self.signature)}
+        tensors = {
+            f"{stack}/{key}/{field}": table[field] for (stack, key), table in self.tables.items() for field in FIELDS
+        }
+        text = json.dumps(metadata, ensure_ascii=False, sort_keys=True)
+        content: bytes = safetensors_numpy.save(tensors, metadata={_METADATA: text})
+        return content
+
+
+def _sum_by_key(parts: Iterable[ExpertStatistics]) -> dict[tuple[str, str], Table]:
+    groups: dict[tuple[str, str], list[Table]] = {}
+    for part in parts:
+        for key, table in part.tables.items():
+            groups.setdefault(key, []).append(table)
+    return {key: add_tables(tables) for key, tables in groups.items()}
+
+
+def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics) -> None:
+    if not a.fingerprint.matches(b.fingerprint):
+        models = f"{a.fingerprint.short} and {b.fingerprint.short}"
+        raise UsageError(f"`parts` must be statistics of one model, but are of {models} instead.")
+    if a.granularity != b.granularity:
+        raise UsageError(
+            f"`granularity` of the parts must be equal, but is {a.granularity} and {b.granularity} instead. "
+            "Turn statistics of pairs into those of languages first."
+        )
+    differing = [
+        name for name in sorted({*a.signature, *b.signature}) if a.signature.get(name) != b.signature.get(name)
+    ]
+    if differing:
+        listed = ", ".join(f"{name} {a.signature.get(name)} and {b.signature.get(name)}" for name in differing)
+        raise UsageError(f"`parts` must be made with equal settings, but have {listed} instead.")
+
+
+def _without_repeats(items: Iterable[str]) -> tuple[str, ...]:
+    counts = Counter(items)
+    if repeated := sorted(item for item, count in counts.items() if count > 1):
+        raise UsageError(f"`items` must be added up once each, but {', '.join(repeated)} is there twice.")
+    return tuple(sorted(counts))
+
+
+def _shapes(stack: Stack) -> dict[str, tuple[int, ...]]:
+    classes = len(position_classes(stack))
+    full = (classes, len(stack.layers), stack.experts)
+    return {field: (classes,) if field == "tokens" else full for field in FIELDS}
+
+
+def _checked(table: Mapping[str, NDArray[Any]], stack: Stack, key: str) -> Table:
+    where = f"{stack.name}/{key}"
+    if set(table) != set(FIELDS):
+        raise UsageError(
+            f"`{where}` must have the fields {', '.join(FIELDS)}, but has {', '.join(sorted(table))} instead."
+        )
+    checked = {}
+    for field, shape in _shapes(stack).items():
+        if table[field].shape != shape:
+            raise UsageError(f"`{where}/{field}` must have shape {shape}, but has {table[field].shape} instead.")
+        if not np.isfinite(table[field]).all() or (table[field] < 0).any():
+            raise UsageError(f"`{where}/{field}` must be finite and not negative, but is not.")
+        checked[field] = _on_grid(table[field]) if field in SUMS else table[field].astype(np.int64)
+        checked[field].flags.writeable = False
+    return checked
+
+
+def _on_grid(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.rint(values.astype(np.float64) * _GRID) / _GRID
+
+
+def _spec_to_json(spec: ModelSpec) -> dict[str, Any]:
+    assert spec.fingerprint is not None
+    stacks, fingerprint = [stack.to_json() for stack in spec.stacks], spec.fingerprint.to_json()
+    model = {name: value for name, value in asdict(spec).items() if name not in ("stacks", "fingerprint")}
+    return {"model": model, "stacks": stacks, "fingerprint": fingerprint}
+
+
+def _spec_from_json(metadata: Mapping[str, Any]) -> ModelSpec:
+    return ModelSpec(
+        **metadata["model"],
+        stacks=tuple(Stack.from_json(stack) for stack in metadata["stacks"]),
+        fingerprint=Fingerprint.from_json(metadata["fingerprint"]),
+    )
+
+
+def _metadata(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        # a safetensors file starts with the length of its JSON header: eight bytes, little-endian
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = json.loads(header["__metadata__"][_METADATA])
+        found, version = metadata["format"], metadata["version"]
+    except (KeyError, TypeError, ValueError):
+        found, version = None, None
+    if found != _FORMAT:
+        raise UsageError(f"`{name}` must be a statistics file of nllb-prune, but is something else instead.")
+    if version != _VERSION:
+        raise UsageError(
+            f"`{name}` must have format version {_VERSION}, but has {version} instead. "
+            "Use the version of nllb-prune that wrote it."
+        )
+    return dict(metadata)
+
+
+def _tables(tensors: Mapping[str, NDArray[Any]]) -> dict[tuple[str, str], Table]:
+    tables: dict[tuple[str, str], Table] = {}
+    for name, tensor in tensors.items():
+        stack, key, field = name.split("/")
+        tables.setdefault((stack, key), {})[field] = tensor
+    return tables

@@ -1,0 +1,143 @@
+"""One teacher-forced pass over parallel text: references go through the decoder, the observer counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nllb_prune.calibration.observer import PARTS, StatisticsObserver
+from nllb_prune.calibration.statistics import ExpertStatistics, Granularity
+from nllb_prune.corpus import ParallelText
+from nllb_prune.errors import UsageError
+from nllb_prune.languages import Direction
+from nllb_prune.model.loading import require_sparse
+from nllb_prune.model.routing import routing, routing_of
+from nllb_prune.tokenization import batches_by_length, encode, pad
+from nllb_prune.worklist import BYTES_RESULTS, Progress, WorkItem, run_items
+
+BATCH_POSITIONS = 4096
+IGNORED = -100
+
+
+def calibrate(
+    model: nn.Module,
+    tokenizer: Any,
+    text: ParallelText,
+    directions: Sequence[Direction],
+    *,
+    sentences: int | None = None,
+    granularity: Granularity = "language",
+    folder: Path,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> ExpertStatistics:
+    """Add up what each expert does over the text of the directions.
+
+    A direction is one item of work: it owns its batches, so its sums are the same bytes whoever makes them.
+
+    Args:
+        model: A sparse model from `load_model`, unmasked.
+        tokenizer: Its tokenizer.
+        text: Aligned lines, for calibration only: never the lines that are reported on.
+        directions: Source and target languages.
+        sentences: Lines of each direction; all by default.
+        granularity: `language` keeps encoder sums by source and decoder sums by target, `pair` both by direction.
+        folder: Keeps the sums of each finished direction, so that a killed run continues.
+        restart: Throw away what the folder holds of other settings.
+        progress: Wraps the loop over directions.
+
+    Raises:
+        UsageError: on a dense model, a pruned one, or text without one of the languages.
+    """
+    state = routing_of(model)
+    spec = require_sparse(state.spec, getattr(model, "name_or_path", "model"))
+    if state.resident is not None:
+        raise UsageError("`model` must hold all its experts to be calibrated, but is pruned; load it without a mask.")
+    text = text if sentences is None else text.head(sentences)
+    assert spec.fingerprint is not None
+    signature = _signature(text)
+
+    def compute(item: WorkItem) -> bytes:
+        source, target = item.id.split("-")
+        observer = StatisticsObserver(spec, device=next(model.parameters()).device)
+        observe_direction(model, tokenizer, (text.lines(source), text.lines(target)), (source, target), observer)
+        tables = {
+            (name, spec.stack(name).key(source, target) if granularity == "language" else item.id): table
+            for name, table in observer.tables().items()
+        }
+        return ExpertStatistics(spec, granularity, tables, items=(item.id,), signature=signature).to_bytes()
+
+    items = [WorkItem(f"{source}-{target}") for source, target in directions]
+    parts = run_items(
+        items,
+        folder,
+        settings={**signature, "model": spec.fingerprint.short, "granularity": granularity},
+        compute=compute,
+        results=BYTES_RESULTS,
+        restart=restart,
+        progress=progress,
+    )
+    return ExpertStatistics.merge_all([ExpertStatistics.from_bytes(part) for part in parts])
+
+
+def _signature(text: ParallelText) -> dict[str, str | int | float]:
+    """Say how the sums are made, whichever directions they are of, so that shards can be merged."""
+    digest = hashlib.sha256(" ".join(text.digest(code) for code in text.languages).encode()).hexdigest()[:12]
+    sentences = len(text.lines(text.languages[0]))
+    return {"mode": "references", "text": digest, "sentences": sentences, "batch_positions": BATCH_POSITIONS}
+
+
+@torch.inference_mode()
+def observe_direction(
+    model: Any,
+    tokenizer: Any,
+    lines: tuple[Sequence[str], Sequence[str]],
+    direction: Direction,
+    observer: StatisticsObserver,
+) -> None:
+    """Run the aligned lines of one direction through the model, observed."""
+    sources, targets = (encode(tokenizer, side, code) for side, code in zip(lines, direction, strict=True))
+    device = next(model.parameters()).device
+    lengths = [max(len(s), len(t)) for s, t in zip(sources, targets, strict=True)]
+    for group in batches_by_length(lengths, positions=BATCH_POSITIONS):
+        source = pad([sources[n] for n in group], tokenizer.pad_token_id)
+        labels = pad([targets[n] for n in group], IGNORED)
+        decoder_input = pad([[tokenizer.eos_token_id, *targets[n][:-1]] for n in group], tokenizer.pad_token_id)
+        observer.classes = {
+            "encoder": encoder_classes(source, tokenizer.eos_token_id).to(device),
+            "decoder": decoder_classes(labels, tokenizer.eos_token_id).to(device),
+        }
+        with routing(model, observer=observer):
+            memory = model.get_encoder()(
+                input_ids=source.to(device), attention_mask=source.ne(tokenizer.pad_token_id).to(device)
+            )
+            model.get_decoder()(
+                input_ids=decoder_input.to(device),
+                encoder_hidden_states=memory.last_hidden_state,
+                encoder_attention_mask=source.ne(tokenizer.pad_token_id).to(device),
+                use_cache=False,
+            )
+
+
+def encoder_classes(source: Tensor, end: int) -> Tensor:
+    """Return the class of each encoder position ``(rows, length)``: the code, the words, `</s>`."""
+    parts = PARTS["encoder"]
+    classes = torch.full_like(source, parts.index("inner"))
+    classes[source == end] = parts.index("end")
+    classes[:, 0] = parts.index("language")
+    return classes
+
+
+def decoder_classes(labels: Tensor, end: int) -> Tensor:
+    """Return the class of each decoder position ``(rows, length)``, by the label it predicts and what it reads."""
+    parts = PARTS["decoder"]
+    classes = torch.full_like(labels, parts.index("inner"))
+    classes[:, 1:2] = parts.index("language")
+    classes[labels == end] = parts.index("end")
+    classes[:, 0] = parts.index("start")
+    return classes
