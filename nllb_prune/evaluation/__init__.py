@@ -1,0 +1,1 @@
+"""Masks to scores: translations, chrF++ and BLEU, over-generation, significance."""
