@@ -1,0 +1,1 @@
+"""How the embedded `mini` models are made: text, tokenizer, training, export, card."""

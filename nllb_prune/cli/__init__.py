@@ -1,0 +1,62 @@
+"""The console script: one file a verb; a verb's own imports wait until it runs, so `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from nllb_prune._version import __version__
+from nllb_prune.errors import UsageError
+
+VERBS = ("demo", "calibrate", "plan", "evaluate", "report", "translate", "inspect", "masks", "stats")
+
+_DESCRIPTION = """\
+Keep, for each language, only the experts that a multilingual mixture-of-experts
+translation model needs for it.
+
+  calibrate  text -> statistics     evaluate  masks -> scores
+  plan       statistics -> masks    report    scores -> one HTML page
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser with every verb."""
+    top = argparse.ArgumentParser(
+        prog="nllb-prune", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"nllb-prune {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name in VERBS:
+        module = importlib.import_module(f"nllb_prune.cli.{name}")
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        verb.set_defaults(run=module.run)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 is success, 1 a wrong input, 2 a wrong usage."""
+    options = parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        options.run(options)
+    except (UsageError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"nllb-prune {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"nllb-prune {options.verb}: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        return 130
+    return 0

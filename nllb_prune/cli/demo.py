@@ -1,0 +1,116 @@
+"""`nllb-prune demo`: the whole flow on the embedded model, from text to a report, in a few minutes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nllb_prune.cli._options import add_placement, placement, positive, progress_bar, table
+
+if TYPE_CHECKING:
+    from nllb_prune.calibration.statistics import ExpertStatistics
+    from nllb_prune.masks import MaskSet
+
+HELP = "calibrate, plan, evaluate and report on the embedded `mini` model"
+EXAMPLE = "nllb-prune demo --output demo-output"
+
+KEPT = 0.25
+RATIOS = ("1:2", "1:1", "2:1")  # beside the 3:1 of every other configuration
+OTHER_DIRECTIONS = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    add_placement(parser)
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="(default: demo-output)"
+    )
+    parser.add_argument("--calibration-sentences", type=positive, default=60, help="of each direction (default: 60)")
+    parser.add_argument("--sentences", type=positive, default=40, help="scored in each direction (default: 40)")
+    parser.add_argument("--restart", action="store_true", help="throw away results of other settings")
+
+
+def demo_directions(codes: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return all directions into and out of English and a ring through the other languages."""
+    others = [code for code in codes if code != "eng_Latn"]
+    english = [pair for code in others for pair in (("eng_Latn", code), (code, "eng_Latn"))]
+    ring = [(code, others[(n + step) % len(others)]) for step in (1, 2) for n, code in enumerate(others)]
+    return tuple(english + ring[:OTHER_DIRECTIONS])
+
+
+def plan_configurations(statistics: ExpertStatistics) -> dict[str, MaskSet]:
+    """Plan every kind of mask of the demo at the same budget."""
+    from nllb_prune.planning import plan
+
+    kinds = {
+        "per language": {},
+        "global": {"granularity": "global"},
+        "random": {"criterion": "random"},
+        "frequency": {"criterion": "frequency"},
+        **{f"per language {ratio}": {"ratio": ratio} for ratio in RATIOS},
+    }
+    return {name: plan(statistics, kept=KEPT, model_name="mini", **kind) for name, kind in kinds.items()}  # type: ignore[arg-type]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the flow and say where the report is."""
+    from nllb_prune.calibration.teacher_forced import calibrate
+    from nllb_prune.corpus import ParallelText
+    from nllb_prune.evaluation.evaluate import evaluate
+    from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
+    from nllb_prune.languages import language_set, parse_directions
+    from nllb_prune.model.loading import embedded_text, load_model, load_tokenizer
+    from nllb_prune.report.page import write_report
+
+    started = time.perf_counter()
+    output: Path = options.output
+    codes = tuple(language.code for language in language_set("mini").languages)
+    model, tokenizer = load_model("mini", **placement(options)), load_tokenizer("mini")
+    development = ParallelText.open(embedded_text(), split="dev")
+    test = ParallelText.open(embedded_text(), split="test")
+
+    _say(f"1/4 calibrate: what each expert does in {len(codes)} languages, on dev text")
+    statistics = calibrate(
+        model,
+        tokenizer,
+        development,
+        parse_directions("all", codes),
+        sentences=options.calibration_sentences,
+        folder=output / "statistics.work",
+        restart=options.restart,
+        progress=progress_bar("calibrating"),
+    )
+    statistics.save(output / "statistics.safetensors")
+
+    _say(f"2/4 plan: masks that keep {KEPT:.0%} of the experts")
+    masks = plan_configurations(statistics)
+    for name, mask_set in masks.items():
+        mask_set.save(output / "masks" / f"{_file_name(name)}.json")
+
+    directions = demo_directions(codes)
+    _say(f"3/4 evaluate: {len(directions)} directions, {options.sentences} test sentences each")
+    common = {"folder": output / "scores", "sentences": options.sentences, "restart": options.restart}
+    dense = load_model("mini-dense", **placement(options))
+    results = evaluate(dense, tokenizer, test, directions, {"dense": None}, progress=progress_bar("dense"), **common)
+    for name, configuration in {"full": None, **masks}.items():
+        results += evaluate(
+            model, tokenizer, test, directions, {name: configuration}, progress=progress_bar(name), **common
+        )
+    summary = summarise(results, baseline="full")
+    summary.save(output / "summary.json")
+
+    _say("4/4 report\n")
+    write_report(output / "report.html", summary=summary, statistics=statistics, masks=masks)
+    print(table(HEADER, table_rows(summary)))
+    print(f"\n`p` against `{summary.baseline}`, paired bootstrap over {len(directions)} directions.")
+    print(f"report: {output / 'report.html'} ({time.perf_counter() - started:.0f} s in all)")
+
+
+def _file_name(name: str) -> str:
+    return name.replace(" ", "-").replace(":", "-")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,42 @@
+"""`nllb-prune stats`: look at statistics and add them up."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nllb_prune.cli._options import table
+
+HELP = "show statistics, or merge those of several machines"
+EXAMPLE = "nllb-prune stats merge shard-*.safetensors --output statistics.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-verbs."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="tokens and busiest experts by language")
+    show.add_argument("statistics", type=Path)
+    merge = actions.add_parser("merge", help="add up statistics of different directions")
+    merge.add_argument("statistics", type=Path, nargs="+")
+    merge.add_argument("--output", type=Path, required=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do the action."""
+    from nllb_prune.calibration.statistics import ExpertStatistics
+
+    if options.action == "merge":
+        merged = ExpertStatistics.merge_all([ExpertStatistics.load(path) for path in options.statistics])
+        merged.save(options.output)
+        print(f"{options.output}: {len(merged.items)} directions")
+        return
+    statistics = ExpertStatistics.load(options.statistics)
+    rows = []
+    for stack in statistics.spec.stacks:
+        for key in statistics.keys(stack.name):
+            found = statistics.table(stack.name, key)
+            busiest = found["first"][0].argmax(axis=1).tolist()
+            rows.append((f"{stack.name} {key}", f"{int(found['tokens'][0]):,}", ", ".join(map(str, busiest))))
+    print(f"{options.statistics}: {len(statistics.items)} directions, by {statistics.granularity}")
+    print(table(("table", "tokens", "busiest expert of each layer"), rows))
+    print(", ".join(f"{name} {value}" for name, value in statistics.signature.items()))

@@ -1,0 +1,51 @@
+"""`nllb-prune translate`: a sentence, a file or standard input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from nllb_prune.cli._options import add_model, placement
+
+HELP = "translate text with the full model or within a mask"
+EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --target deu_Latn'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the verb."""
+    add_model(parser)
+    parser.add_argument(
+        "sentences", nargs="*", metavar="TEXT", help="sentences; without any, lines of --input are read"
+    )
+    parser.add_argument("--source", required=True, help="language of the text, as in `eng_Latn` or `en`")
+    parser.add_argument("--target", required=True, help="language to translate into")
+    parser.add_argument("--masks", type=Path, metavar="FILE", help="use only the experts of these masks")
+    parser.add_argument("--beams", type=int, default=1, help="1 (default) is greedy")
+    parser.add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (default: standard input)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="(default: standard output)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Translate and print."""
+    from nllb_prune._files import write_text
+    from nllb_prune.generation.translate import translate
+    from nllb_prune.languages import language
+    from nllb_prune.masks import MaskSet
+    from nllb_prune.model.loading import load_model, load_tokenizer
+
+    source, target = language(options.source).code, language(options.target).code
+    if options.sentences:
+        lines = options.sentences
+    else:
+        lines = (options.input.read_text(encoding="utf-8") if options.input else sys.stdin.read()).splitlines()
+    masks = None if options.masks is None else MaskSet.load(options.masks)
+    direction = None if masks is None else (source, target)
+    model = load_model(options.model, masks=masks, direction=direction, **placement(options))
+    outputs = translate(
+        model, load_tokenizer(options.model), lines, source=source, target=target, masks=masks, beams=options.beams
+    )
+    if options.output:
+        write_text(options.output, "\n".join(outputs) + "\n")
+    else:
+        print("\n".join(outputs))
