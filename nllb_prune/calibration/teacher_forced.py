@@ -55,12 +55,13 @@ def calibrate(
         UsageError: on a dense model, a pruned one, or text without one of the languages.
     """
     state = routing_of(model)
-    spec = require_sparse(state.spec, getattr(model, "name_or_path", "model"))
+    model_name = str(getattr(model, "name_or_path", type(model).__name__))
+    spec = require_sparse(state.spec, model_name)
     if state.resident is not None:
         raise UsageError("`model` must hold all its experts to be calibrated, but is pruned; load it without a mask.")
     text = text if sentences is None else text.head(sentences)
     assert spec.fingerprint is not None
-    signature = _signature(text)
+    signature = {"model": model_name, **_signature(text)}
 
     def compute(item: WorkItem) -> bytes:
         source, target = item.id.split("-")
@@ -76,7 +77,7 @@ def calibrate(
     parts = run_items(
         items,
         folder,
-        settings={**signature, "model": spec.fingerprint.short, "granularity": granularity},
+        settings={**signature, "fingerprint": spec.fingerprint.short, "granularity": granularity},
         compute=compute,
         results=BYTES_RESULTS,
         restart=restart,

@@ -11,57 +11,14 @@ from typing import Any
 from torch import nn
 
 from nllb_prune.corpus import ParallelText
-from nllb_prune.evaluation.overgeneration import Overgeneration, measure
-from nllb_prune.evaluation.scores import DirectionScores, score
+from nllb_prune.evaluation.overgeneration import measure
+from nllb_prune.evaluation.results import DirectionResult
+from nllb_prune.evaluation.scores import score
 from nllb_prune.generation.translate import translate
 from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.routing import routing_of
 from nllb_prune.worklist import Progress, WorkItem, run_items
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DirectionResult:
-    """One configuration in one direction."""
-
-    configuration: str
-    source: str
-    target: str
-    kept: float
-    """Share of the experts in use; 1 for a full or a dense model."""
-    hypotheses: tuple[str, ...]
-    scores: DirectionScores
-    overgeneration: Overgeneration
-
-    @property
-    def direction(self) -> str:
-        """`source-target`."""
-        return f"{self.source}-{self.target}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            "configuration": self.configuration,
-            "source": self.source,
-            "target": self.target,
-            "kept": self.kept,
-            "hypotheses": list(self.hypotheses),
-            "scores": self.scores.to_json(),
-            "overgeneration": self.overgeneration.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> DirectionResult:
-        """Rebuild from `to_json`."""
-        return cls(
-            content["configuration"],
-            content["source"],
-            content["target"],
-            content["kept"],
-            tuple(content["hypotheses"]),
-            DirectionScores.from_json(content["scores"]),
-            Overgeneration.from_json(content["overgeneration"]),
-        )
 
 
 def evaluate(
@@ -104,7 +61,7 @@ def evaluate(
     results: list[DirectionResult] = []
     for name, masks in configurations.items():
         settings = {
-            "model": spec.fingerprint.short if spec.fingerprint and spec.stacks else Path(model_name(model)).name,
+            "model": spec.fingerprint.short if spec.fingerprint and spec.stacks else model_name(model),
             "masks": None if masks is None else masks.signature,
             "text": digest(text, directions),
             "beams": beams,

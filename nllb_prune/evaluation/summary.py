@@ -10,7 +10,7 @@ from typing import Any
 from nllb_prune._files import read_json, write_json
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.evaluate import DirectionResult
+from nllb_prune.evaluation.results import DirectionResult
 from nllb_prune.evaluation.significance import Comparison, paired_bootstrap_over_directions
 
 ENGLISH = "eng_Latn"

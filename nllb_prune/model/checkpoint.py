@@ -47,7 +47,10 @@ class _SafetensorsShard:
 
 class _BinShard:
     def __init__(self, path: Path) -> None:
-        self._tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+            raise ValueError("it holds something else than tensors by name")
+        self._tensors: dict[str, Tensor] = content
 
     def names(self) -> list[str]:
         return list(self._tensors)
@@ -79,7 +82,7 @@ class Checkpoint:
                 continue
             if candidate.endswith(".index.json"):
                 index = read_json(path, what="the index of a sharded checkpoint")
-                return dict(index["weight_map"])
+                return _weight_map(index, path)
             return dict.fromkeys(self._shard(candidate).names(), candidate)
         raise UsageError(
             f"`{self._folder}` must hold the weights of a model ({', '.join(_WEIGHT_FILES)}), but holds none of them."
@@ -129,3 +132,10 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _weight_map(index: Any, path: Path) -> dict[str, str]:
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise UsageError(f"`{path}` must name the file of each tensor in `weight_map`, but does not; fetch it again.")
+    return files

@@ -48,14 +48,20 @@ def model_folder(path_or_id: str | Path) -> Path:
     return _fetch(name)
 
 
+def model_name(path_or_id: str | Path) -> str:
+    """Return what to call a model in files that travel: an embedded name, a Hub id, or the last part of a path."""
+    path = Path(path_or_id)
+    return path.resolve().name if path.exists() else str(path_or_id)
+
+
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0][:160]
         raise UsageError(
             f"`{hub_id}` must be a model that the Hub gives out, but could not be fetched ({reason})."
@@ -146,12 +152,13 @@ def load_model(
         _Filler(family, config, checkpoint, model, state, dtype=dtype, device=device).fill()
     attach_routing(model, state)
     _finish(model, folder, config, state)
+    cast(Any, model).name_or_path = model_name(path_or_id)
     return model
 
 
 def _stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:
-    name = next(name for name in family.tied(config)[0] if name in checkpoint)
-    return checkpoint.tensor(name).dtype
+    group = family.tied(config)[0]
+    return _read(checkpoint, next((name for name in group if name in checkpoint), group[0])).dtype
 
 
 def _fingerprinted(family: Family, spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
@@ -312,7 +319,6 @@ def _finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:
 
     if (folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    model.name_or_path = str(folder)
     for name, stack in state.stacks.items():
         follow_padding(model.get_submodule(f"model.{name}"), stack, pad=config.pad_token_id)
     model.eval()

@@ -151,6 +151,18 @@ def check_resident(state: ModelRouting, masks: MaskSet, direction: tuple[str, st
                 )
 
 
+def _check_rows_resident(state: ModelRouting, stack: str, keep: Tensor) -> None:
+    if state.resident is None:
+        return
+    for layer, held in enumerate(state.resident[stack]):
+        missing = sorted(set(keep[:, layer].any(0).nonzero().flatten().tolist()) - set(held))
+        if missing:
+            raise UsageError(
+                f"`masks` must use experts that the pruned model holds, but {stack} layer {layer} wants expert "
+                f"{missing[0]}, which was left out; load the model without `direction`."
+            )
+
+
 def set_masks(model: nn.Module, masks: MaskSet, direction: tuple[str, str]) -> None:
     """Route every later call within the masks of a direction, until they are changed or cleared."""
     state = routing_of(model)
@@ -180,14 +192,20 @@ def routing(
         model: A model from `load_model`.
         masks: Kept experts by stack ``(sentences or 1, layers, experts)``, as `mask_rows` makes them; a stack
             that is not named keeps what was set. `None` changes nothing.
-        observer: Is told what each sparse layer did.
+        observer: Is told what each sparse layer did. `None` changes nothing.
+
+    Raises:
+        UsageError: if a mask asks for an expert that a pruned model does not hold.
     """
-    stacks = routing_of(model).stacks
+    state = routing_of(model)
+    stacks = state.stacks
+    for name, keep in (masks or {}).items():
+        _check_rows_resident(state, name, keep)
     before = {name: (stack.keep, stack.observer) for name, stack in stacks.items()}
     try:
         for name, stack in stacks.items():
             stack.keep = stack.keep if masks is None else masks.get(name, stack.keep)
-            stack.observer = observer
+            stack.observer = stack.observer if observer is None else observer
         yield
     finally:
         for name, (keep, observer_before) in before.items():

@@ -34,7 +34,7 @@ def plan(
     Args:
         statistics: of the model to prune.
         kept: a fraction of all experts (float) or their number (int).
-        model_name: what to call the model; by default its family.
+        model_name: what to call the model; by default the name it was calibrated by, or its family.
         criterion: one of `CRITERIA`.
         ratio: weight of each stack in the total, by name, or as encoder:decoder; 3:1 by default.
         granularity: a mask per language, per direction (`pair`) or one for all (`global`).
@@ -60,7 +60,7 @@ def plan(
 
     shares = {s: _shares(statistics, s, granularity=granularity, aggregation=aggregation) for s in spec.stacks}
     return MaskSet(
-        model_name=spec.family if model_name is None else model_name,
+        model_name=model_name or str(statistics.signature.get("model", spec.family)),
         fingerprint=statistics.fingerprint,
         stacks=spec.stacks,
         top_k=spec.top_k,

@@ -1,0 +1,1 @@
+"""Score, mask and statistics files to one HTML page."""
