@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nllb_prune.generation.translate import translate
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_spec, load_tokenizer
-    from nllb_prune.model.routing import clear_masks, routing, set_masks
+    from nllb_prune.model.routing import clear_masks, mask_rows, routing, set_masks
     from nllb_prune.planning.plan import plan
 
 _HOMES = {
@@ -32,6 +32,7 @@ _HOMES = {
     "load_model": "model.loading",
     "load_spec": "model.loading",
     "load_tokenizer": "model.loading",
+    "mask_rows": "model.routing",
     "plan": "planning.plan",
     "routing": "model.routing",
     "set_masks": "model.routing",
@@ -50,6 +51,7 @@ __all__ = [
     "load_model",
     "load_spec",
     "load_tokenizer",
+    "mask_rows",
     "plan",
     "routing",
     "set_masks",

@@ -11,7 +11,13 @@ from nllb_prune.errors import UsageError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside the path and rename onto it; folders are made as needed."""
+    """Write beside the path and rename onto it; folders are made as needed.
+
+    Raises:
+        UsageError: if there is a folder of that name.
+    """
+    if path.is_dir():
+        raise UsageError(f"`{path}` must be a file to write, but is a folder instead.")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -20,6 +20,7 @@ __all__ = [
     "LanguageSet",
     "PruningSettings",
     "all_languages",
+    "english_and_ring",
     "find_language",
     "language",
     "language_set",
@@ -248,3 +249,11 @@ def split_direction(direction: str) -> tuple[str, str]:
     if not (source and dash and target) or "-" in target:
         raise UsageError(f"`direction` must be like eng_Latn-deu_Latn, but is {direction} instead.")
     return source, target
+
+
+def english_and_ring(codes: Sequence[str], *, others: int) -> tuple[Direction, ...]:
+    """Return all directions into and out of English and so many others, in rings through the other languages."""
+    rest = [code for code in codes if code != "eng_Latn"]
+    english = [pair for code in rest for pair in (("eng_Latn", code), (code, "eng_Latn"))]
+    ring = [(code, rest[(n + step) % len(rest)]) for step in range(1, len(rest)) for n, code in enumerate(rest)]
+    return tuple(english + ring[:others])

@@ -29,9 +29,10 @@ def language_id(tokenizer: Any, code: str) -> int:
 
 
 def encode(tokenizer: Any, texts: Sequence[str], code: str) -> list[list[int]]:
-    """Return the ids of each text: language token, words, `</s>`."""
+    """Return the ids of each text: language token, words, `</s>`; `</s>` or a code inside a text is plain text."""
     first, last = language_id(tokenizer, code), tokenizer.eos_token_id
-    words = tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
+    plain = [text.strip() for text in texts]  # 5.x makes a token of a space at the end, 4.57 does not
+    words = tokenizer(plain, add_special_tokens=False, split_special_tokens=True).input_ids if plain else []
     return [[first, *ids[: MAX_LENGTH - 2], last] for ids in words]
 
 

@@ -86,7 +86,7 @@ def run_items(
     items: Sequence[Item],
     folder: Path,
     *,
-    settings: Settings,
+    settings: Settings | Callable[[Item], Settings],
     compute: Callable[[Item], Result],
     results: ResultFormat[Result] = JSON_RESULTS,
     restart: bool = False,
@@ -97,7 +97,7 @@ def run_items(
     Args:
         items: the list; ids are unique.
         folder: where the result files are; made as needed.
-        settings: JSON values that the results depend on; stored in each file.
+        settings: JSON values that the results depend on, of all items or of each; stored in each file.
         compute: makes the result of an item. What it raises ends the run; the files of finished items stay.
         results: how results are written; a result comes back as it is read from its file, fresh or not.
         restart: remove the files of these items first.
@@ -111,18 +111,14 @@ def run_items(
     if restart:
         for path in paths.values():
             path.unlink(missing_ok=True)
-    found = {name: _read(path, settings, results) for name, path in paths.items() if path.exists()}
+    by_item = {item.id: settings(item) if callable(settings) else settings for item in items}
+    found = {name: _read(path, by_item[name], results) for name, path in paths.items() if path.exists()}
     pending = [item for item in items if item.id not in found]
     for item in progress(pending) if progress else pending:
-        content = results.pack(compute(item), _header(item.id, settings))
+        content = results.pack(compute(item), _header(item.id, by_item[item.id]))
         write_bytes(paths[item.id], content)
         found[item.id] = results.unpack(content)[0]
     return [found[item.id] for item in items]
-
-
-def finished(items: Iterable[Item], folder: Path, *, results: ResultFormat[Any] = JSON_RESULTS) -> list[Item]:
-    """Return the items that have a file already, whatever its settings."""
-    return [item for item in items if (folder / f"{item.id}.{results.extension}").exists()]
 
 
 def settings_digest(settings: Settings) -> str:

@@ -50,7 +50,6 @@ def configuration(settings: NetworkSettings) -> Any:
         "pad_token_id": settings.pad,
         "eos_token_id": 2,
         "decoder_start_token_id": 2,
-        "max_length": 128,
         "tie_word_embeddings": True,
     }
     if settings.experts == 0:
@@ -65,6 +64,15 @@ def configuration(settings: NetworkSettings) -> Any:
         moe_eval_capacity_token_fraction=1.0,
         router_dtype="float32",
         **common,
+    )
+
+
+def generation_configuration() -> Any:
+    """Return the defaults of `generate`: greedy, and longer than transformers' 20 tokens."""
+    import transformers
+
+    return transformers.GenerationConfig(
+        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_new_tokens=128
     )
 
 
@@ -93,6 +101,7 @@ def main() -> None:
     state = {name: tensor.half().contiguous() for name, tensor in state_for_transformers(network).items()}
     save_file(state, options.output / "model.safetensors", metadata={"format": "pt"})
     configuration(settings).save_pretrained(options.output)
+    generation_configuration().save_pretrained(options.output)
     for name in _TOKENIZER_FILES:
         shutil.copyfile(options.tokenizer / name, options.output / name)
 

@@ -40,12 +40,13 @@ class MaskPool(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.size = size
-        self.refill()
+        self.refill(0)
 
-    def refill(self) -> None:
-        """Draw the pool anew from torch's default generator."""
+    def refill(self, seed: int) -> None:
+        """Draw the pool anew."""
         keep = 1 - self.dropout
-        self.pool = (torch.rand(self.size) < keep).to(torch.float32) / keep
+        drawn = torch.rand(self.size, generator=torch.Generator().manual_seed(seed))
+        self.pool = (drawn < keep).to(torch.float32) / keep
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` with each element zeroed with probability `dropout`, the rest scaled to keep the mean."""
@@ -243,8 +244,11 @@ class Network(nn.Module):
         return torch.stack(losses).mean() if losses else torch.zeros(())
 
 
-def state_for_transformers(network: Network) -> dict[str, Tensor]:
-    """Return the tensors under the names of `NllbMoeForConditionalGeneration` (dense: M2M-100's)."""
+def state_for_transformers(network: Network, *, copy: bool = True) -> dict[str, Tensor]:
+    """Return the tensors under the names of `NllbMoeForConditionalGeneration` (dense: M2M-100's).
+
+    Without `copy` they are views of the network's own.
+    """
     dense = network.settings.experts == 0
     state: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
@@ -257,7 +261,16 @@ def state_for_transformers(network: Network) -> dict[str, Tensor]:
         elif name.rsplit(".", 1)[-1] in ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"):
             prefix, leaf = name.rsplit(".", 1)
             for expert, part in enumerate(tensor):
-                state[f"model.{prefix}.experts.expert_{expert}.{leaf.replace('_', '.')}"] = part.clone()
+                state[f"model.{prefix}.experts.expert_{expert}.{leaf.replace('_', '.')}"] = (
+                    part.clone() if copy else part
+                )
         else:
             state["model." + name] = tensor
     return state
+
+
+def load_from_transformers(network: Network, state: dict[str, Tensor]) -> None:
+    """Fill a network from the tensors that `state_for_transformers` gave; raises KeyError if one is missing."""
+    with torch.no_grad():
+        for name, view in state_for_transformers(network, copy=False).items():
+            view.copy_(state[name])

@@ -15,10 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from nllb_prune import ExpertStatistics, MaskSet, ParallelText, calibrate, evaluate, load_model, load_tokenizer, plan
-from nllb_prune.cli.demo import demo_directions
 from nllb_prune.evaluation.results import DirectionResult
 from nllb_prune.evaluation.summary import HEADER, Summary, compare, summarise, table_rows
-from nllb_prune.languages import parse_directions, split_direction
+from nllb_prune.languages import english_and_ring, parse_directions, split_direction
 from nllb_prune.masks import ExpertMask
 from nllb_prune.model.loading import embedded_text
 from nllb_prune.planning import jaccard
@@ -155,7 +154,7 @@ def main() -> None:
         progress=progress("calibrating"),
     )
     statistics.save(options.output / "statistics.safetensors")
-    directions = demo_directions(development.languages)
+    directions = english_and_ring(development.languages, others=12)
     results: list[DirectionResult] = []
     common = {"folder": options.output / "scores", "sentences": options.sentences}
     if options.dense:

@@ -55,7 +55,9 @@ def read_text(folder: Path, languages: Sequence[str]) -> AlignedText:
     """
     with (folder / "index.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    columns = {code: (folder / f"{code}.txt").read_text(encoding="utf-8").splitlines() for code in languages}
+    columns = {
+        code: (folder / f"{code}.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n") for code in languages
+    }
     for code, column in columns.items():
         if len(column) != len(rows):
             raise ValueError(f"`{code}.txt` must have {len(rows)} lines, but has {len(column)} instead.")

@@ -12,15 +12,19 @@ import math
 import os
 import time
 import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from .batches import IGNORED, Batch, blocks, collate, tokenise
+from .batches import END, IGNORED, Batch, TokenisedText, blocks, collate, tokenise
 from .cross_entropy import tied_cross_entropy
-from .network import Network, NetworkSettings
+from .network import Network, NetworkSettings, load_from_transformers
 from .text import read_text
 from .tokenizer import RECIPE
 
@@ -55,7 +59,7 @@ def held_out_loss(network: Network, batches: list[Batch]) -> float:
     return total / count
 
 
-def held_out_batches(text: Any) -> list[Batch]:
+def held_out_batches(text: TokenisedText) -> list[Batch]:
     """Return batches of held-out lines over a ring of directions and all into and out of English."""
     rows = []
     codes = text.languages
@@ -67,7 +71,7 @@ def held_out_batches(text: Any) -> list[Batch]:
             (codes[1 + k % (len(codes) - 1)], codes[1 + (k + 1 + k // 9) % (len(codes) - 1)]),
         ):
             if source != target:
-                rows.append([[text.language_ids[c], *text.plain[c][n], 2] for c in (source, target)])
+                rows.append([[text.language_ids[c], *text.plain[c][n], END] for c in (source, target)])
     rows.sort(key=lambda sides: len(sides[1]))
     return [collate(rows[i : i + 120]) for i in range(0, len(rows), 120)]
 
@@ -79,122 +83,185 @@ def save(path: Path, content: dict[str, Any]) -> None:
     os.replace(beside, path)
 
 
-def main() -> None:
-    """Train, with a checkpoint and a line of the curve every `checkpoint_every` steps."""
+@dataclass(slots=True)
+class Progress:
+    """How far a training is; all of it is in a checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    """Target tokens so far."""
+    seconds: float = 0.0
+    block: int = 0
+    """Block of batches in use."""
+    position: int = 0
+    """Next batch of the block."""
+    averaged: int = 0
+    """Checkpoints in the average."""
+    smoothed: float = 0.0
+    """Running mean of the training loss."""
+
+
+class Training:
+    """A network, its optimizer and the average of its last weights."""
+
+    def __init__(self, network: Network, settings: dict[str, Any], *, folder: Path) -> None:
+        self.network, self.settings, self.folder = network, settings, folder
+        self.progress = Progress()
+        self.average: dict[str, Tensor] = {}
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=settings["learning_rate"],
+            betas=(0.9, 0.98),
+            eps=1e-8,
+            weight_decay=settings["weight_decay"],
+            fused=True,
+        )
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the last checkpoint."""
+        return self.folder / "checkpoint.pt"
+
+    def resume(self) -> None:
+        """Continue from the last checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        saved = torch.load(self.checkpoint, weights_only=True)
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
+        self.average = saved["average"]
+        self.progress = Progress(**{field.name: saved[field.name] for field in fields(Progress)})
+        print(f"continuing after step {self.progress.step}", flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "average": self.average,
+        }
+        save(self.checkpoint, content | asdict(self.progress))
+
+    def update(self, batch: Batch) -> None:
+        """Make one update."""
+        settings, progress = self.settings, self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings["learning_rate"] * learning_rate_share(progress.step, settings)
+        loss, tokens = loss_of(self.network, batch, settings["label_smoothing"])
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + settings["balance_weight"] * self.network.balance()).backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings["clip_norm"])
+        self.optimizer.step()
+        progress.step, progress.tokens = progress.step + 1, progress.tokens + tokens
+        now = loss.item()
+        progress.smoothed = now if progress.smoothed == 0 else 0.98 * progress.smoothed + 0.02 * now
+        if progress.step > settings["steps"] * (1 - settings["average_last"]):
+            self._average()
+
+    def _average(self) -> None:
+        if self.progress.step % self.settings["average_every"]:
+            return
+        self.progress.averaged += 1
+        for name, tensor in self.network.state_dict().items():
+            mean = self.average.setdefault(name, torch.zeros_like(tensor))
+            mean += (tensor - mean) / self.progress.averaged
+
+    def log(self, held_out: list[Batch]) -> None:
+        """Print a line of the curve and add it to `curve.jsonl`."""
+        row = {
+            "step": self.progress.step,
+            "tokens": self.progress.tokens,
+            "seconds": round(self.progress.seconds),
+            "loss": round(self.progress.smoothed, 4),
+            "dev": round(held_out_loss(self.network, held_out), 4),
+            "balance": round(self.network.balance().item(), 3),
+        }
+        print(json.dumps(row), flush=True)
+        with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def run(self, batches: Iterator[list[Batch]], held_out: list[Batch], *, last: int) -> None:
+        """Update until step `last`, with a checkpoint every `checkpoint_every` steps."""
+        progress = self.progress
+        current = next(islice(batches, progress.block, None))
+        self.network.dropout.refill(progress.block)
+        self.network.train()
+        started = time.perf_counter()
+        while progress.step < last:
+            if progress.position == len(current):
+                current, progress.position, progress.block = next(batches), 0, progress.block + 1
+                self.network.dropout.refill(progress.block)
+            progress.position += 1
+            self.update(current[progress.position - 1])
+            if progress.step % self.settings["checkpoint_every"] == 0 or progress.step == last:
+                progress.seconds += time.perf_counter() - started
+                self.log(held_out)
+                self.save()
+                started = time.perf_counter()
+
+    def finish(self, held_out: list[Batch]) -> None:
+        """Write the averaged weights as `final.pt`."""
+        self.network.load_state_dict(self.average)
+        loss = held_out_loss(self.network, held_out)
+        print(json.dumps({"averaged": self.progress.averaged, "dev": round(loss, 4)}), flush=True)
+        save(self.folder / "final.pt", {"network": self.network.state_dict()})
+
+
+def new_network(recipe: dict[str, Any], text: TokenisedText, *, dense: bool) -> Network:
+    """Make the network of the recipe with random weights."""
+    torch.manual_seed(recipe["seed"])
+    training = recipe["training"]
+    return Network(
+        NetworkSettings(
+            vocabulary=max(text.language_ids.values()) + 1,  # the language codes are the last ids
+            dropout=training["dropout"],
+            expert_output_masking=training["expert_output_masking"],
+            **recipe["network_dense" if dense else "network"],
+        )
+    )
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--initial", type=Path, help="an exported model to start from, instead of random weights")
+    parser.add_argument("--steps", type=int, help="updates, instead of the recipe's")
     parser.add_argument("--stop-at", type=int, help="stop after this step, to continue later")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train, or continue to train."""
+    options = _options()
     torch.set_num_threads(options.threads)
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-    training = recipe["training"]
-    shape = recipe["network_dense" if options.dense else "network"]
+    settings = recipe["training"] | ({"steps": options.steps} if options.steps else {})
     aligned = read_text(options.text, recipe["languages"])
     tokenizer_file = str(options.tokenizer / "tokenizer.json")
     text = tokenise(aligned, "train", tokenizer_file)
     held_out = held_out_batches(tokenise(aligned, "dev", tokenizer_file))
+    network = new_network(recipe, text, dense=options.dense)
+    if options.initial is not None:
+        load_from_transformers(network, load_file(options.initial / "model.safetensors"))
     options.output.mkdir(parents=True, exist_ok=True)
-
-    torch.manual_seed(recipe["seed"])
-    vocabulary = len(json.loads(Path(tokenizer_file).read_text(encoding="utf-8"))["model"]["vocab"])
-    network = Network(
-        NetworkSettings(
-            vocabulary=max(vocabulary, max(text.language_ids.values()) + 1),
-            dropout=training["dropout"],
-            expert_output_masking=training["expert_output_masking"],
-            **shape,
-        )
-    )
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=training["learning_rate"],
-        betas=(0.9, 0.98),
-        eps=1e-8,
-        weight_decay=training["weight_decay"],
-        fused=True,
-    )
-    average: dict[str, Tensor] = {}
-    step = averaged = tokens_seen = block = position = 0
-    seconds = 0.0
-    checkpoint = options.output / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
-        average, averaged = saved["average"], saved["averaged"]
-        step, tokens_seen, seconds = saved["step"], saved["tokens"], saved["seconds"]
-        block, position = saved["block"], saved["position"]
-        print(f"continuing after step {step}", flush=True)
-
-    source_of_blocks = blocks(
+    training = Training(network, settings, folder=options.output)
+    training.resume()
+    batches = blocks(
         text,
         seed=recipe["seed"],
-        batch_tokens=training["batch_tokens"],
-        english_share=training["english_share"],
-        punctuation_share=training["punctuation_share"],
+        batch_tokens=settings["batch_tokens"],
+        english_share=settings["english_share"],
+        punctuation_share=settings["punctuation_share"],
     )
-    for _ in range(block):
-        next(source_of_blocks)
-    current = next(source_of_blocks)
-    network.train()
-    started = time.perf_counter()
-    running = 0.0
-    last = options.stop_at or training["steps"]
-    while step < last:
-        if position == len(current):
-            current, position, block = next(source_of_blocks), 0, block + 1
-            network.dropout.refill()
-        for group in optimizer.param_groups:
-            group["lr"] = training["learning_rate"] * learning_rate_share(step, training)
-        loss, tokens = loss_of(network, current[position], training["label_smoothing"])
-        optimizer.zero_grad(set_to_none=True)
-        (loss + training["balance_weight"] * network.balance()).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), training["clip_norm"])
-        optimizer.step()
-        step, position, tokens_seen = step + 1, position + 1, tokens_seen + tokens
-        running = float(loss.detach()) if running == 0 else 0.98 * running + 0.02 * float(loss.detach())
-        if step > training["steps"] * (1 - training["average_last"]) and step % training["average_every"] == 0:
-            averaged += 1
-            for name, tensor in network.state_dict().items():
-                mean = average.setdefault(name, torch.zeros_like(tensor))
-                mean += (tensor - mean) / averaged
-        if step % training["checkpoint_every"] == 0 or step == last:
-            elapsed = seconds + time.perf_counter() - started
-            row = {
-                "step": step,
-                "tokens": tokens_seen,
-                "seconds": round(elapsed),
-                "loss": round(running, 4),
-                "dev": round(held_out_loss(network, held_out), 4),
-                "balance": round(float(network.balance().detach()), 3),
-            }
-            print(json.dumps(row), flush=True)
-            with (options.output / "curve.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "random": torch.get_rng_state(),
-                    "average": average,
-                    "averaged": averaged,
-                    "step": step,
-                    "tokens": tokens_seen,
-                    "seconds": elapsed,
-                    "block": block,
-                    "position": position,
-                },
-            )
-    if step == training["steps"]:
-        network.load_state_dict(average)
-        print(json.dumps({"averaged": averaged, "dev": round(held_out_loss(network, held_out), 4)}), flush=True)
-        save(options.output / "final.pt", {"network": network.state_dict()})
+    training.run(batches, held_out, last=options.stop_at or settings["steps"])
+    if training.progress.step == settings["steps"]:
+        training.finish(held_out)
 
 
 if __name__ == "__main__":

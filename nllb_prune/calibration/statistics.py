@@ -25,6 +25,8 @@ Table = dict[str, NDArray[Any]]
 """The statistics of one stack for one key: the arrays of `FIELDS`, whose first axis is the position class."""
 Granularity = Literal["language", "pair"]
 Setting = str | int | float
+TEXT = "text/"
+"""Begins the name of a signature's entry that holds the digest of a language's lines."""
 
 CLASSES = {"encoder": ("all", "language", "text", "end"), "decoder": ("all", "start", "language", "text", "end")}
 """Names of the position classes; those of the encoder are of any stack keyed by source."""
@@ -158,10 +160,12 @@ class ExpertStatistics:
         if not ordered:
             raise UsageError("`parts` must be one or more statistics, but is empty instead.")
         first, *others = ordered
+        signature = dict(first.signature)
         for other in others:
-            _check_mergeable(first, other)
+            _check_mergeable(first, other, signature)
+            signature |= other.signature
         items = tuple(item for part in ordered for item in part.items)
-        return cls(first.spec, first.granularity, _sum_by_key(ordered), items=items, signature=first.signature)
+        return cls(first.spec, first.granularity, _sum_by_key(ordered), items=items, signature=signature)
 
     def to_bytes(self) -> bytes:
         """Return the safetensors file; equal statistics give equal bytes."""
@@ -220,7 +224,7 @@ def _sum_by_key(parts: Iterable[ExpertStatistics]) -> dict[tuple[str, str], Tabl
     return {key: add_tables(tables) for key, tables in groups.items()}
 
 
-def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics) -> None:
+def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics, signature: Mapping[str, Setting]) -> None:
     if not a.fingerprint.matches(b.fingerprint):
         models = f"{a.fingerprint.short} and {b.fingerprint.short}"
         raise UsageError(f"`parts` must be statistics of one model, but are of {models} instead.")
@@ -230,10 +234,13 @@ def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics) -> None:
             "Turn statistics of pairs into those of languages first."
         )
     differing = [
-        name for name in sorted({*a.signature, *b.signature}) if a.signature.get(name) != b.signature.get(name)
+        name
+        for name in sorted({*signature, *b.signature})
+        if signature.get(name) != b.signature.get(name)
+        and not (name.startswith(TEXT) and (name not in signature or name not in b.signature))
     ]
     if differing:
-        listed = ", ".join(f"{name} {a.signature.get(name)} and {b.signature.get(name)}" for name in differing)
+        listed = ", ".join(f"{name} {signature.get(name)} and {b.signature.get(name)}" for name in differing)
         raise UsageError(f"`parts` must be made with equal settings, but have {listed} instead.")
 
 

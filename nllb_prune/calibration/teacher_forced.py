@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nllb_prune.calibration.observer import PARTS, StatisticsObserver
-from nllb_prune.calibration.statistics import ExpertStatistics, Granularity
+from nllb_prune.calibration.statistics import TEXT, ExpertStatistics, Granularity
 from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
-from nllb_prune.languages import Direction
-from nllb_prune.model.loading import require_sparse
+from nllb_prune.languages import Direction, split_direction
+from nllb_prune.model.loading import dtype_name, require_sparse
 from nllb_prune.model.routing import routing, routing_of
 from nllb_prune.tokenization import batches_by_length, encode, pad
 from nllb_prune.worklist import BYTES_RESULTS, Progress, WorkItem, run_items
@@ -52,45 +51,49 @@ def calibrate(
         progress: Wraps the loop over directions.
 
     Raises:
-        UsageError: on a dense model, a pruned one, or text without one of the languages.
+        UsageError: on a dense model, a pruned or masked one, or text without one of the languages.
     """
     state = routing_of(model)
-    model_name = str(getattr(model, "name_or_path", type(model).__name__))
-    spec = require_sparse(state.spec, model_name)
+    spec = require_sparse(state.spec, state.name)
     if state.resident is not None:
         raise UsageError("`model` must hold all its experts to be calibrated, but is pruned; load it without a mask.")
+    if any(stack.keep is not None for stack in state.stacks.values()):
+        raise UsageError("`model` must route over all its experts to be calibrated, but has masks set; clear them.")
+    if not directions:
+        raise UsageError("`directions` must be one or more, but are none.")
     text = text if sentences is None else text.head(sentences)
     assert spec.fingerprint is not None
-    signature = {"model": model_name, **_signature(text)}
+    signature: dict[str, str | int | float] = {
+        "model": state.name,
+        "mode": "references",
+        "sentences": len(text.lines(directions[0][0])),
+        "dtype": dtype_name(model),
+        "batch_positions": BATCH_POSITIONS,
+    }
+
+    def settings(item: WorkItem) -> dict[str, str | int | float]:
+        texts = {TEXT + code: text.digest(code) for code in split_direction(item.id)}
+        return {**signature, **texts, "identity": state.identity, "granularity": granularity}
 
     def compute(item: WorkItem) -> bytes:
-        source, target = item.id.split("-")
+        source, target = split_direction(item.id)
         observer = StatisticsObserver(spec, device=next(model.parameters()).device)
         observe_direction(model, tokenizer, (text.lines(source), text.lines(target)), (source, target), observer)
         tables = {
             (name, spec.stack(name).key(source, target) if granularity == "language" else item.id): table
             for name, table in observer.tables().items()
         }
-        return ExpertStatistics(spec, granularity, tables, items=(item.id,), signature=signature).to_bytes()
+        made = signature | {TEXT + code: text.digest(code) for code in (source, target)}
+        return ExpertStatistics(spec, granularity, tables, items=(item.id,), signature=made).to_bytes()
 
     items = [WorkItem(f"{source}-{target}") for source, target in directions]
     parts = run_items(
-        items,
-        folder,
-        settings={**signature, "fingerprint": spec.fingerprint.short, "granularity": granularity},
-        compute=compute,
-        results=BYTES_RESULTS,
-        restart=restart,
-        progress=progress,
+        items, folder, settings=settings, compute=compute, results=BYTES_RESULTS, restart=restart, progress=progress
     )
-    return ExpertStatistics.merge_all([ExpertStatistics.from_bytes(part) for part in parts])
-
-
-def _signature(text: ParallelText) -> dict[str, str | int | float]:
-    """Say how the sums are made, whichever directions they are of, so that shards can be merged."""
-    digest = hashlib.sha256(" ".join(text.digest(code) for code in text.languages).encode()).hexdigest()[:12]
-    sentences = len(text.lines(text.languages[0]))
-    return {"mode": "references", "text": digest, "sentences": sentences, "batch_positions": BATCH_POSITIONS}
+    named = zip(items, parts, strict=True)
+    return ExpertStatistics.merge_all(
+        [ExpertStatistics.from_bytes(part, name=f"{folder / item.id}.bin") for item, part in named]
+    )
 
 
 @torch.inference_mode()

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from nllb_prune._version import __version__
+from nllb_prune.cli._options import add_debug
 from nllb_prune.errors import UsageError
 
+_CONTINUE = ("demo", "calibrate", "evaluate")
 VERBS = ("demo", "calibrate", "plan", "evaluate", "report", "translate", "inspect", "masks", "stats")
 
 _DESCRIPTION = """\
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)
-        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        add_debug(verb)
         verb.set_defaults(run=module.run)
     return top
 
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nllb-prune {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"nllb-prune {options.verb}: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        how = "; the same command continues where it stopped" if options.verb in _CONTINUE else ""
+        print(f"nllb-prune {options.verb}: interrupted{how}.", file=sys.stderr)
         return 130
     return 0

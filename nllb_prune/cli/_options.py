@@ -25,7 +25,7 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, `--dtype` and `--threads`."""
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
-    parser.add_argument("--threads", type=int, help="of torch, on the CPU")
+    parser.add_argument("--threads", type=positive, help="of torch, on the CPU")
 
 
 def add_text(parser: argparse.ArgumentParser, *, split: str) -> None:
@@ -35,13 +35,25 @@ def add_text(parser: argparse.ArgumentParser, *, split: str) -> None:
         metavar="PATH",
         help="aligned text: a FLORES folder, a folder of CODE.txt, a TSV or JSONL file; `mini` has its own",
     )
-    parser.add_argument("--split", default=split, help=f"split of a FLORES folder (default: {split})")
+    parser.add_argument("--split", help=f"split of a FLORES folder (default: {split})")
+    parser.set_defaults(usual_split=split)
     parser.add_argument(
         "--directions",
         default="all",
         help="as in `eng_Latn-deu_Latn,*-eng_Latn`; `all` (default) is every pair of languages",
     )
     parser.add_argument("--sentences", type=positive, help="the first so many lines of each direction")
+
+
+def add_debug(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Add `--debug`."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error", **options)
+
+
+def add_debug_to_actions(actions: Iterable[argparse.ArgumentParser]) -> None:
+    """Add `--debug` to the actions of a verb, where its absence leaves what the verb was given."""
+    for action in actions:
+        add_debug(action, default=argparse.SUPPRESS)
 
 
 def positive(text: str) -> int:
@@ -58,10 +70,13 @@ def placement(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(options.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(
-            f"`--device` must be a device of this machine, but is {options.device} and there is no CUDA here."
-        )
+            f"`--device` must be one that torch can use here (cpu, cuda, cuda:1, ...), but is {options.device} instead."
+        ) from None
     return {
         "device": options.device,
         "dtype": None if options.dtype is None else getattr(torch, options.dtype),
@@ -73,19 +88,19 @@ def open_text(options: argparse.Namespace) -> ParallelText:
     from nllb_prune.corpus import ParallelText
     from nllb_prune.model.loading import EMBEDDED, embedded_text
 
-    if options.text is not None:
-        return ParallelText.open(Path(options.text), split=options.split)
-    if options.model in EMBEDDED:
-        return ParallelText.open(embedded_text(), split=options.split)
-    raise UsageError(f"`--text` must name aligned text in the languages of `{options.model}`, but is missing.")
+    if options.text is None and options.model not in EMBEDDED:
+        raise UsageError(f"`--text` must name aligned text in the languages of `{options.model}`, but is missing.")
+    path = embedded_text() if options.text is None else Path(options.text)
+    usual = options.usual_split if (path / options.usual_split).is_dir() else None  # other layouts have no splits
+    return ParallelText.open(path, split=options.split or usual)
 
 
 def directions_of(options: argparse.Namespace, text: ParallelText, tokenizer: Any) -> tuple[tuple[str, str], ...]:
     """Return the directions asked for, among the languages of the text that the tokenizer knows."""
-    from nllb_prune.languages import language, parse_directions
+    from nllb_prune.languages import find_language, parse_directions
 
     known = set(tokenizer.get_vocab())
-    spoken = [code for code in text.languages if language(code).token in known]
+    spoken = [code for code in text.languages if (found := find_language(code)) and found.token in known]
     return parse_directions(options.directions, spoken)
 
 

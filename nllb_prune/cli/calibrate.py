@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from nllb_prune.cli._options import add_model, add_text, directions_of, open_text, placement, progress_bar
+from nllb_prune.errors import UsageError
 
 HELP = "count what each expert does for each language, on aligned text"
 EXAMPLE = "nllb-prune calibrate mini --sentences 200 --output mini-statistics.safetensors"
@@ -28,6 +29,8 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.calibration.teacher_forced import calibrate
     from nllb_prune.model.loading import load_model, load_spec, load_tokenizer
 
+    if options.output.is_dir():
+        raise UsageError(f"`--output` must be a file, but `{options.output}` is a folder instead.")
     load_spec(options.model)  # a dense model is refused before its weights are read
     tokenizer = load_tokenizer(options.model)
     text = open_text(options)

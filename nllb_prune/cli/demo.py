@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nllb_prune.cli._options import add_placement, placement, positive, progress_bar, table
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 HELP = "calibrate, plan, evaluate and report on the embedded `mini` model"
 EXAMPLE = "nllb-prune demo --output demo-output"
 
-KEPT = 0.25
 RATIOS = ("1:2", "1:1", "2:1")  # beside the 3:1 of every other configuration
 OTHER_DIRECTIONS = 12
 
@@ -32,26 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="throw away results of other settings")
 
 
-def demo_directions(codes: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Return all directions into and out of English and a ring through the other languages."""
-    others = [code for code in codes if code != "eng_Latn"]
-    english = [pair for code in others for pair in (("eng_Latn", code), (code, "eng_Latn"))]
-    ring = [(code, others[(n + step) % len(others)]) for step in (1, 2) for n, code in enumerate(others)]
-    return tuple(english + ring[:OTHER_DIRECTIONS])
-
-
 def plan_configurations(statistics: ExpertStatistics) -> dict[str, MaskSet]:
     """Plan every kind of mask of the demo at the same budget."""
+    from nllb_prune.languages import language_set
     from nllb_prune.planning import plan
 
-    kinds = {
+    usual = language_set("mini").pruning
+    kinds: dict[str, dict[str, Any]] = {
         "per language": {},
         "global": {"granularity": "global"},
         "random": {"criterion": "random"},
         "frequency": {"criterion": "frequency"},
         **{f"per language {ratio}": {"ratio": ratio} for ratio in RATIOS},
     }
-    return {name: plan(statistics, kept=KEPT, model_name="mini", **kind) for name, kind in kinds.items()}  # type: ignore[arg-type]
+    default: dict[str, Any] = {"kept": usual.kept, "ratio": usual.ratio}
+    return {name: plan(statistics, **(default | kind)) for name, kind in kinds.items()}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,13 +54,13 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
-    from nllb_prune.languages import language_set, parse_directions
+    from nllb_prune.languages import english_and_ring, language_set, parse_directions
     from nllb_prune.model.loading import embedded_text, load_model, load_tokenizer
     from nllb_prune.report.page import write_report
 
     started = time.perf_counter()
     output: Path = options.output
-    codes = tuple(language.code for language in language_set("mini").languages)
+    codes = language_set("mini").codes
     model, tokenizer = load_model("mini", **placement(options)), load_tokenizer("mini")
     development = ParallelText.open(embedded_text(), split="dev")
     test = ParallelText.open(embedded_text(), split="test")
@@ -84,12 +78,12 @@ def run(options: argparse.Namespace) -> None:
     )
     statistics.save(output / "statistics.safetensors")
 
-    _say(f"2/4 plan: masks that keep {KEPT:.0%} of the experts")
     masks = plan_configurations(statistics)
+    _say(f"2/4 plan: masks that keep {masks['per language'].mean_kept_fraction():.0%} of the experts")
     for name, mask_set in masks.items():
         mask_set.save(output / "masks" / f"{_file_name(name)}.json")
 
-    directions = demo_directions(codes)
+    directions = english_and_ring(codes, others=OTHER_DIRECTIONS)
     _say(f"3/4 evaluate: {len(directions)} directions, {options.sentences} test sentences each")
     common = {"folder": output / "scores", "sentences": options.sentences, "restart": options.restart}
     dense = load_model("mini-dense", **placement(options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nllb_prune.cli._options import (
     add_model,
@@ -16,6 +17,10 @@ from nllb_prune.cli._options import (
     progress_bar,
     table,
 )
+from nllb_prune.errors import UsageError
+
+if TYPE_CHECKING:
+    from nllb_prune.masks import MaskSet
 
 HELP = "translate and score with the full model and within masks"
 EXAMPLE = "nllb-prune evaluate mini --masks masks.json --directions 'eng_Latn-*,*-eng_Latn' --output scores"
@@ -43,17 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the summary and print its table."""
-    from nllb_prune.errors import UsageError
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
-    from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_tokenizer
 
-    named = [(Path(text.rpartition("=")[2]), text.rpartition("=")[0]) for text in options.masks]
-    configurations: dict[str, MaskSet | None] = {} if options.no_full else {"full": None}
-    configurations |= {name or path.stem: MaskSet.load(path) for path, name in named}
-    if not configurations:
-        raise UsageError("`--masks` must name at least one configuration with `--no-full`, but names none.")
+    configurations = _configurations(options)
+    baseline = options.baseline or next(iter(configurations))
+    known = [*configurations, *(["dense"] if options.dense else [])]
+    if baseline not in known:
+        raise UsageError(f"`--baseline` must be one of {', '.join(known)}, but is {baseline} instead.")
     tokenizer = load_tokenizer(options.model)
     text = open_text(options)
     directions = directions_of(options, text, tokenizer)
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
             restart=options.restart,
             progress=progress_bar("evaluating dense"),
         )
-    summary = summarise(results, baseline=options.baseline or next(iter(configurations)))
+    summary = summarise(results, baseline=baseline)
     summary.save(options.output / "summary.json")
     if options.json:
         print(json.dumps(summary.to_json(), sort_keys=True))
@@ -91,3 +94,22 @@ def run(options: argparse.Namespace) -> None:
     print(f"\n{len(directions)} directions, {summary.sentences} sentences each; p against {summary.baseline}")
     for metric, signatures in summary.signatures.items():
         print(f"{metric}: {'; '.join(signatures)}")
+
+
+def _configurations(options: argparse.Namespace) -> dict[str, MaskSet | None]:
+    """Return the masks of each configuration by its name, which names a folder of results too."""
+    from nllb_prune.masks import MaskSet
+
+    configurations: dict[str, MaskSet | None] = {} if options.no_full else {"full": None}
+    for text in options.masks:
+        given, _, file = text.rpartition("=")
+        name = given or Path(file).stem
+        if name in (*configurations, "full", "dense") or Path(name).name != name or name == "..":
+            raise UsageError(
+                f"`--masks` must give each configuration a name of its own, as in `NAME={file}`, other than full and "
+                f"dense and without slashes, but gives {name} instead."
+            )
+        configurations[name] = MaskSet.load(Path(file))
+    if not configurations:
+        raise UsageError("`--masks` must name at least one configuration with `--no-full`, but names none.")
+    return configurations

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nllb_prune.cli._options import table
+from nllb_prune.cli._options import add_debug_to_actions, table
 from nllb_prune.cli.plan import describe
 
 HELP = "show, compare, import or export masks"
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exported = actions.add_parser("export", help="write the published index format")
     exported.add_argument("masks", type=Path)
     exported.add_argument("--output", type=Path, required=True)
+    add_debug_to_actions((show, compare, imported, exported))
 
 
 def run(options: argparse.Namespace) -> None:

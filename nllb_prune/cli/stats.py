@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nllb_prune.cli._options import table
+from nllb_prune.cli._options import add_debug_to_actions, table
 
 HELP = "show statistics, or merge those of several machines"
 EXAMPLE = "nllb-prune stats merge shard-*.safetensors --output statistics.safetensors"
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = actions.add_parser("merge", help="add up statistics of different directions")
     merge.add_argument("statistics", type=Path, nargs="+")
     merge.add_argument("--output", type=Path, required=True)
+    add_debug_to_actions((show, merge))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nllb_prune.cli._options import add_model, placement
+from nllb_prune.cli._options import add_model, placement, positive
+from nllb_prune.errors import UsageError
 
 HELP = "translate text with the full model or within a mask"
 EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --target deu_Latn'
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help="language of the text, as in `eng_Latn` or `en`")
     parser.add_argument("--target", required=True, help="language to translate into")
     parser.add_argument("--masks", type=Path, metavar="FILE", help="use only the experts of these masks")
-    parser.add_argument("--beams", type=int, default=1, help="1 (default) is greedy")
+    parser.add_argument("--beams", type=positive, default=1, help="1 (default) is greedy")
     parser.add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (default: standard input)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="(default: standard output)")
 
@@ -35,17 +36,25 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.model.loading import load_model, load_tokenizer
 
     source, target = language(options.source).code, language(options.target).code
-    if options.sentences:
-        lines = options.sentences
-    else:
-        lines = (options.input.read_text(encoding="utf-8") if options.input else sys.stdin.read()).splitlines()
+    lines = options.sentences or _lines(options.input)
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
     model = load_model(options.model, masks=masks, direction=direction, **placement(options))
     outputs = translate(
         model, load_tokenizer(options.model), lines, source=source, target=target, masks=masks, beams=options.beams
     )
+    text = "".join(f"{line}\n" for line in outputs)
     if options.output:
-        write_text(options.output, "\n".join(outputs) + "\n")
+        write_text(options.output, text)
     else:
-        print("\n".join(outputs))
+        sys.stdout.write(text)
+
+
+def _lines(path: Path | None) -> list[str]:
+    """Split at line feeds only, so that there are as many lines out as in."""
+    content = sys.stdin.buffer.read() if path is None else path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"`{path or 'standard input'}` must be UTF-8 text, but is not ({error}).") from None
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from nllb_prune.corpus import ParallelText
+from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.overgeneration import measure
 from nllb_prune.evaluation.results import DirectionResult
 from nllb_prune.evaluation.scores import score
-from nllb_prune.generation.translate import translate
-from nllb_prune.languages import Direction
+from nllb_prune.generation.translate import BATCH_POSITIONS, translate
+from nllb_prune.languages import Direction, split_direction
 from nllb_prune.masks import MaskSet
+from nllb_prune.model.loading import dtype_name
 from nllb_prune.model.routing import routing_of
 from nllb_prune.worklist import Progress, WorkItem, run_items
 
@@ -52,36 +53,32 @@ def evaluate(
         UsageError: on masks of another model or without one of the languages, or results of other settings.
     """
     text = text if sentences is None else text.head(sentences)
-    spec = routing_of(model).spec
+    state = routing_of(model)
+    spec = state.spec
+    if state.resident is not None or any(stack.keep is not None for stack in state.stacks.values()):
+        raise UsageError("`model` must be the full one, but is pruned or has masks set; give them as configurations.")
     for masks in configurations.values():
         if masks is not None:
             masks.check_model(spec)
             for direction in directions:
                 masks.direction(*direction)  # a language without a mask is refused before the first translation
     results: list[DirectionResult] = []
+    items = [WorkItem(f"{source}-{target}") for source, target in directions]
     for name, masks in configurations.items():
-        settings = {
-            "model": spec.fingerprint.short if spec.fingerprint and spec.stacks else model_name(model),
-            "masks": None if masks is None else masks.signature,
-            "text": digest(text, directions),
-            "beams": beams,
-        }
+        _check_name(name)
         compute = _Computation(model, tokenizer, text, name, masks, beams)
-        items = [WorkItem(f"{source}-{target}") for source, target in directions]
-        found = run_items(items, folder / name, settings=settings, compute=compute, restart=restart, progress=progress)
+        found = run_items(
+            items, folder / name, settings=compute.settings, compute=compute, restart=restart, progress=progress
+        )
         results += [DirectionResult.from_json(content) for content in found]
     return results
 
 
-def model_name(model: nn.Module) -> str:
-    """Return the name or path a model was loaded from."""
-    return str(getattr(model, "name_or_path", type(model).__name__))
-
-
-def digest(text: ParallelText, directions: Sequence[Direction]) -> str:
-    """Return a short hash of the lines of the languages of some directions."""
-    codes = sorted({code for direction in directions for code in direction})
-    return hashlib.sha256(" ".join(text.digest(code) for code in codes).encode()).hexdigest()[:12]
+def _check_name(name: str) -> None:
+    if Path(name).name != name or name.startswith("."):
+        raise UsageError(
+            f"`configurations` must be named without slashes, as folders are, but one is {name!r} instead."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +90,19 @@ class _Computation:
     masks: MaskSet | None
     beams: int
 
+    def settings(self, item: WorkItem) -> dict[str, Any]:
+        """Return what the result of a direction depends on."""
+        return {
+            "model": routing_of(self.model).identity,
+            "masks": None if self.masks is None else self.masks.signature,
+            "text": [self.text.digest(code) for code in split_direction(item.id)],
+            "beams": self.beams,
+            "dtype": dtype_name(self.model),
+            "batch_positions": BATCH_POSITIONS,
+        }
+
     def __call__(self, item: WorkItem) -> dict[str, Any]:
-        source, target = item.id.split("-")
+        source, target = split_direction(item.id)
         sources, references = self.text.lines(source), self.text.lines(target)
         hypotheses = translate(
             self.model, self.tokenizer, sources, source=source, target=target, masks=self.masks, beams=self.beams

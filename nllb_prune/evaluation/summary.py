@@ -186,7 +186,20 @@ def compare(system: Mapping[str, DirectionResult], baseline: Mapping[str, Direct
     )
 
 
-HEADER = ("configuration", "kept", "chrF++", "out of eng", "into eng", "BLEU", "length", "repeat %", "worst loss", "p")
+HEADER = (
+    "configuration",
+    "kept",
+    "chrF++",
+    "out of eng",
+    "into eng",
+    "lowest",
+    "BLEU",
+    "length",
+    "oscillating %",
+    "repeat %",
+    "worst loss",
+    "p",
+)
 
 
 def table_rows(summary: Summary) -> list[tuple[str, ...]]:
@@ -202,8 +215,10 @@ def table_rows(summary: Summary) -> list[tuple[str, ...]]:
                 f"{c.mean('chrf'):.2f}",
                 f"{c.mean('chrf', among=c.out_of_english()):.2f}",
                 f"{c.mean('chrf', among=c.into_english()):.2f}",
+                f"{min(d.chrf for d in c.directions):.2f}",
                 f"{c.mean('bleu'):.2f}",
                 f"{c.mean('length_ratio'):.3f}",
+                f"{100 * c.mean('oscillating'):.1f}",
                 f"{100 * c.mean('repeat_rate'):.1f}",
                 worst,
                 p,

@@ -53,7 +53,7 @@ def translate(
     worded = [n for n, text in enumerate(texts) if text.strip()]
     ids = encode(tokenizer, [texts[n] for n in worded], source)
     forced = language_id(tokenizer, target)
-    for group in batches_by_length([len(row) for row in ids], positions=BATCH_POSITIONS):
+    for group in batches_by_length([len(row) for row in ids], positions=BATCH_POSITIONS // beams):
         batch = pad([ids[n] for n in group], tokenizer.pad_token_id).to(device)
         with routing(model, masks=rows):
             generated = runner.generate(
@@ -64,7 +64,9 @@ def translate(
                 do_sample=False,
                 max_new_tokens=length_limit(batch.shape[1]),
             )
-        decoded = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        # each text has its own limit, whatever the batch it is in
+        own = [row[: 1 + length_limit(len(ids[n]))] for n, row in zip(group, generated, strict=True)]
+        decoded = tokenizer.batch_decode(own, skip_special_tokens=True)
         for n, text in zip(group, decoded, strict=True):
             outputs[worded[n]] = text.strip()
     return outputs

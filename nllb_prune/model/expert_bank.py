@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nllb_prune.model.linear import linear
+
 PARAMETERS = ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "gelu": functional.gelu,
     "silu": functional.silu,
@@ -45,7 +47,7 @@ class ExpertBank(nn.Module):
         slots = len(expert_ids)
         self.expert_ids = tuple(expert_ids)
         self.experts = experts
-        self.activation = _ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
 
         def empty(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, dtype=dtype, device=device), requires_grad=False)
@@ -97,5 +99,5 @@ class ExpertBank(nn.Module):
         return by_token.view(-1, top_k, tokens.shape[1]).sum(1)
 
     def _expert(self, slot: int, tokens: Tensor) -> Tensor:
-        hidden = self.activation(functional.linear(tokens, self.fc1_weight[slot], self.fc1_bias[slot]))
-        return functional.linear(hidden, self.fc2_weight[slot], self.fc2_bias[slot])
+        hidden = self.activation(linear(tokens, self.fc1_weight[slot], self.fc1_bias[slot]))
+        return linear(hidden, self.fc2_weight[slot], self.fc2_bias[slot])

@@ -7,6 +7,7 @@ read from the shards once, straight into its place: no weight is ever held twice
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.model.spec import Fingerprint, ModelSpec
 
 EMBEDDED = ("mini", "mini-dense")
+_TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
 
 
 def model_folder(path_or_id: str | Path) -> Path:
@@ -74,7 +76,7 @@ def read_config(folder: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:160]
         raise UsageError(
             f"`{folder}/config.json` must be a transformers configuration, but is not ({reason})."
@@ -82,10 +84,21 @@ def read_config(folder: Path) -> Any:
 
 
 def load_tokenizer(path_or_id: str | Path) -> Any:
-    """Load the tokenizer of a model, named as for `load_model`."""
+    """Load the tokenizer of a model, named as for `load_model`.
+
+    Raises:
+        UsageError: if its folder holds none.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_folder(path_or_id), local_files_only=True)
+    folder = model_folder(path_or_id)
+    if not any((folder / name).exists() for name in _TOKENIZER_FILES):  # 5.x would make an empty one up
+        raise UsageError(f"`{folder}` must hold a tokenizer ({', '.join(_TOKENIZER_FILES)}), but holds none.")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"`{folder}` must hold a whole tokenizer, but it cannot be read ({reason}).") from None
 
 
 def load_spec(path_or_id: str | Path) -> ModelSpec:
@@ -152,8 +165,21 @@ def load_model(
         _Filler(family, config, checkpoint, model, state, dtype=dtype, device=device).fill()
     attach_routing(model, state)
     _finish(model, folder, config, state)
-    cast(Any, model).name_or_path = model_name(path_or_id)
+    state.name, state.identity = model_name(path_or_id), _identity(model, spec)
     return model
+
+
+def _identity(model: Any, spec: ModelSpec) -> str:
+    """Hash the fingerprint and a thousand values spread over the embedding."""
+    embedding = model.get_input_embeddings().weight.flatten()
+    sample = embedding[:: max(1, embedding.numel() // 1024)].float().cpu()
+    fingerprint = spec.fingerprint.short if spec.fingerprint is not None else ""
+    return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes()).hexdigest()[:16]
+
+
+def dtype_name(model: nn.Module) -> str:
+    """Return the dtype of a model's weights, routers apart, as in `float32`."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def _stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:

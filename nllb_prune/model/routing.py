@@ -96,13 +96,17 @@ class ModelRouting:
     """The routing of a model: its spec and what its stacks see now."""
 
     spec: ModelSpec
+    name: str = "model"
+    """What to call the model in files that travel."""
+    identity: str = ""
+    """A hash that weights of other training do not share, dense ones included; results are kept under it."""
     stacks: dict[str, StackRouting] = field(default_factory=dict)
     resident: dict[str, tuple[tuple[int, ...], ...]] | None = None
     """Kept ids by stack and sparse layer when the model holds only some experts."""
 
 
 def attach_routing(model: nn.Module, state: ModelRouting) -> None:
-    """Give a model its routing state and let each stack learn its valid positions from the call's inputs."""
+    """Give a model its routing state."""
     setattr(model, _ATTRIBUTE, state)
 
 
@@ -199,8 +203,8 @@ def routing(
     """
     state = routing_of(model)
     stacks = state.stacks
-    for name, keep in (masks or {}).items():
-        _check_rows_resident(state, name, keep)
+    for name, rows in (masks or {}).items():
+        _check_rows_resident(state, name, rows)
     before = {name: (stack.keep, stack.observer) for name, stack in stacks.items()}
     try:
         for name, stack in stacks.items():

@@ -71,8 +71,8 @@ class Fingerprint:
 
     @property
     def short(self) -> str:
-        """A short name to show: the table's hash and the rounded sum of the norms."""
-        return f"{self.table[:8]}-{sum(self.router_norms):.3g}"
+        """A short name to show: a hash of all of it. Rounded copies of a model may differ in it and still match."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

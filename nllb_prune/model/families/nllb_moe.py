@@ -8,6 +8,7 @@ import transformers
 from torch import Tensor
 
 from nllb_prune.errors import UsageError
+from nllb_prune.model.expert_bank import ACTIVATIONS
 from nllb_prune.model.families.family import ExpertShape, Family
 from nllb_prune.model.families.seq2seq import IGNORED, tied_embeddings
 from nllb_prune.model.spec import KeyedBy, ModelSpec, Stack
@@ -31,6 +32,11 @@ def _spec(config: Any) -> ModelSpec:
         value = getattr(config, option)
         if value != wanted:
             raise UsageError(f"`{option}` of the configuration must be {wanted}, but is {value} instead.")
+    if config.activation_function not in ACTIVATIONS:
+        raise UsageError(
+            f"`activation_function` of the configuration must be one of {', '.join(ACTIVATIONS)}, "
+            f"but is {config.activation_function} instead."
+        )
     stacks = (_stack(config, "encoder", "source"), _stack(config, "decoder", "target"))
     return ModelSpec(
         family="nllb-moe",
