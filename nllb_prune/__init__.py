@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.generation.translate import translate
     from nllb_prune.masks import MaskSet
-    from nllb_prune.model.loading import load_model, load_spec, load_tokenizer
+    from nllb_prune.model.loading import load_model, load_spec
     from nllb_prune.model.routing import clear_masks, mask_rows, routing, set_masks
+    from nllb_prune.model.source import load_tokenizer
     from nllb_prune.planning.plan import plan
 
 _HOMES = {
@@ -31,7 +32,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "load_model": "model.loading",
     "load_spec": "model.loading",
-    "load_tokenizer": "model.loading",
+    "load_tokenizer": "model.source",
     "mask_rows": "model.routing",
     "plan": "planning.plan",
     "routing": "model.routing",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
-from nllb_prune.model.loading import load_tokenizer
+from nllb_prune.model.source import load_tokenizer
 from nllb_prune.tokenization import MAX_LENGTH, batches_by_length, encode, language_id, pad
 
 

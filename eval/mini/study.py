@@ -19,7 +19,7 @@ from nllb_prune.evaluation.results import DirectionResult
 from nllb_prune.evaluation.summary import HEADER, Summary, compare, summarise, table_rows
 from nllb_prune.languages import english_and_ring, parse_directions, split_direction
 from nllb_prune.masks import ExpertMask
-from nllb_prune.model.loading import embedded_text
+from nllb_prune.model.source import embedded_text
 from nllb_prune.planning import jaccard
 
 BUDGETS = (0.5, 0.25, 0.125)

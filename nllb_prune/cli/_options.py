@@ -86,7 +86,7 @@ def placement(options: argparse.Namespace) -> dict[str, Any]:
 def open_text(options: argparse.Namespace) -> ParallelText:
     """Open the text asked for, or the embedded one of `mini`."""
     from nllb_prune.corpus import ParallelText
-    from nllb_prune.model.loading import EMBEDDED, embedded_text
+    from nllb_prune.model.source import EMBEDDED, embedded_text
 
     if options.text is None and options.model not in EMBEDDED:
         raise UsageError(f"`--text` must name aligned text in the languages of `{options.model}`, but is missing.")

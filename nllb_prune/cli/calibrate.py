@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Calibrate and write the statistics."""
     from nllb_prune.calibration.teacher_forced import calibrate
-    from nllb_prune.model.loading import load_model, load_spec, load_tokenizer
+    from nllb_prune.model.loading import load_model, load_spec
+    from nllb_prune.model.source import load_tokenizer
 
     if options.output.is_dir():
         raise UsageError(f"`--output` must be a file, but `{options.output}` is a folder instead.")

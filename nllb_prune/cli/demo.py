@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
     from nllb_prune.languages import english_and_ring, language_set, parse_directions
-    from nllb_prune.model.loading import embedded_text, load_model, load_tokenizer
+    from nllb_prune.model.loading import load_model
+    from nllb_prune.model.source import embedded_text, load_tokenizer
     from nllb_prune.report.page import write_report
 
     started = time.perf_counter()

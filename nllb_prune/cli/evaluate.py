@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     """Evaluate, write the summary and print its table."""
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
-    from nllb_prune.model.loading import load_model, load_tokenizer
+    from nllb_prune.model.loading import load_model
+    from nllb_prune.model.source import load_tokenizer
 
     configurations = _configurations(options)
     baseline = options.baseline or next(iter(configurations))

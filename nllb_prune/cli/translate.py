@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.generation.translate import translate
     from nllb_prune.languages import language
     from nllb_prune.masks import MaskSet
-    from nllb_prune.model.loading import load_model, load_tokenizer
+    from nllb_prune.model.loading import load_model
+    from nllb_prune.model.source import load_tokenizer
 
     source, target = language(options.source).code, language(options.target).code
     lines = options.sentences or _lines(options.input)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.routing import check_resident, mask_rows, routing, routing_of
+from nllb_prune.model.routing import mask_rows, routing, routing_of
 from nllb_prune.tokenization import batches_by_length, encode, language_id, pad
 
 BATCH_POSITIONS = 2048
@@ -47,7 +47,6 @@ def translate(
     rows = None
     if masks is not None:
         masks.check_model(routing_of(model).spec)
-        check_resident(routing_of(model), masks, (source, target))
         rows = mask_rows(masks, [(source, target)], device=device)
     outputs = list(texts)
     worded = [n for n, text in enumerate(texts) if text.strip()]

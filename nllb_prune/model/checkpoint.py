@@ -47,6 +47,12 @@ class _SafetensorsShard:
 
 class _BinShard:
     def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if file.read(1) == b"\x80":  # a bare pickle, as torch wrote before 1.6
+                raise UsageError(
+                    f"`{path}` must be in torch's zip format, which can be memory-mapped, but is in the older one "
+                    "instead; load it with torch and save it again."
+                )
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
             raise ValueError("it holds something else than tensors by name")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,83 +21,9 @@ from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.expert_bank import ExpertBank
 from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing, follow_padding
+from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.model.spec import Fingerprint, ModelSpec
-
-EMBEDDED = ("mini", "mini-dense")
-_TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
-
-
-def model_folder(path_or_id: str | Path) -> Path:
-    """Return the local folder of a model: an embedded one, a folder, or a Hub id, which is fetched.
-
-    Raises:
-        UsageError: if it is none of them.
-    """
-    name = str(path_or_id)
-    if name in EMBEDDED:
-        return Path(str(importlib.resources.files("nllb_prune") / "assets" / name))
-    folder = Path(path_or_id)
-    if (folder / "config.json").exists():
-        return folder
-    if folder.exists():
-        raise UsageError(f"`{folder}` must be a folder with a `config.json`, but has none.")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UsageError(
-            f"`model` must be {', '.join(EMBEDDED)}, a folder or a Hub id (`owner/name`), but is `{name}` instead."
-        )
-    return _fetch(name)
-
-
-def model_name(path_or_id: str | Path) -> str:
-    """Return what to call a model in files that travel: an embedded name, a Hub id, or the last part of a path."""
-    path = Path(path_or_id)
-    return path.resolve().name if path.exists() else str(path_or_id)
-
-
-def _fetch(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UsageError(
-            f"`{hub_id}` must be a model that the Hub gives out, but could not be fetched ({reason})."
-        ) from None
-
-
-def read_config(folder: Path) -> Any:
-    """Read the transformers configuration of a folder."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UsageError(
-            f"`{folder}/config.json` must be a transformers configuration, but is not ({reason})."
-        ) from None
-
-
-def load_tokenizer(path_or_id: str | Path) -> Any:
-    """Load the tokenizer of a model, named as for `load_model`.
-
-    Raises:
-        UsageError: if its folder holds none.
-    """
-    from transformers import AutoTokenizer
-
-    folder = model_folder(path_or_id)
-    if not any((folder / name).exists() for name in _TOKENIZER_FILES):  # 5.x would make an empty one up
-        raise UsageError(f"`{folder}` must hold a tokenizer ({', '.join(_TOKENIZER_FILES)}), but holds none.")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises nothing more specific
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"`{folder}` must hold a whole tokenizer, but it cannot be read ({reason}).") from None
 
 
 def load_spec(path_or_id: str | Path) -> ModelSpec:
@@ -110,8 +35,40 @@ def load_spec(path_or_id: str | Path) -> ModelSpec:
     folder = model_folder(path_or_id)
     config = read_config(folder)
     family = family_of(config)
+    spec = require_sparse(family.spec(config), path_or_id)
+    routers = _router_names(family, spec)
+    fetch_weights(path_or_id, folder, lambda name: _prefixed(name, family) in routers)
     with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
-        return require_sparse(_fingerprinted(family, family.spec(config), checkpoint), path_or_id)
+        return _fingerprinted(family, spec, checkpoint)
+
+
+def _router_names(family: Family, spec: ModelSpec) -> set[str]:
+    paths = [family.sparse_path(stack.name, layer) for stack in spec.stacks for layer in stack.layers]
+    return {name for path in paths for name in family.router_tensors(path).values()}
+
+
+def _dropped_names(family: Family, spec: ModelSpec, kept: Mapping[str, ExpertMask]) -> set[str]:
+    """Return the names of the tensors of experts that are not kept."""
+    names: set[str] = set()
+    for stack in spec.stacks:
+        for layer, mask in zip(stack.layers, kept[stack.name], strict=True):
+            path = family.sparse_path(stack.name, layer)
+            for expert in set(range(stack.experts)) - set(mask):
+                names.update(family.expert_tensors(path, expert).values())
+    return names
+
+
+def _fetch_kept(
+    path_or_id: str | Path, folder: Path, family: Family, spec: ModelSpec, kept: Mapping[str, ExpertMask] | None
+) -> None:
+    fits = kept is not None and all(len(kept.get(stack.name, ())) == len(stack.layers) for stack in spec.stacks)
+    dropped = _dropped_names(family, spec, kept) if kept is not None and fits else set()
+    fetch_weights(path_or_id, folder, lambda name: _prefixed(name, family) not in dropped)
+
+
+def _prefixed(name: str, family: Family) -> str:
+    bare = not name.startswith((family.base_prefix, "lm_head."))
+    return family.base_prefix + name if bare else name
 
 
 def require_sparse(spec: ModelSpec, name: str | Path) -> ModelSpec:
@@ -153,12 +110,15 @@ def load_model(
     config = read_config(folder)
     family = family_of(config)
     device = torch.device(device or "cpu")
+    spec = family.spec(config)
+    if masks is not None:
+        require_sparse(spec, path_or_id)
+    kept = None if masks is None or direction is None else masks.direction(*direction)
+    _fetch_kept(path_or_id, folder, family, spec, kept)
     with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
-        spec = _fingerprinted(family, family.spec(config), checkpoint)
-        kept = None
+        spec = _fingerprinted(family, spec, checkpoint)
         if masks is not None:
-            masks.check_model(require_sparse(spec, path_or_id))
-            kept = None if direction is None else masks.direction(*direction)
+            masks.check_model(spec)
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else _stored_dtype(family, checkpoint, config)
         model, state = _assemble(family, spec, config, kept=kept, dtype=dtype, device=device)
@@ -348,8 +308,3 @@ def _finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:
     for name, stack in state.stacks.items():
         follow_padding(model.get_submodule(f"model.{name}"), stack, pad=config.pad_token_id)
     model.eval()
-
-
-def embedded_text() -> Path:
-    """Return the folder of the text that ships with `mini`: dev and test lines, FLORES-200 layout."""
-    return model_folder("mini") / "text"

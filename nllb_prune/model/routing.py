@@ -137,32 +137,24 @@ def mask_rows(
     return rows
 
 
-def check_resident(state: ModelRouting, masks: MaskSet, direction: tuple[str, str]) -> None:
-    """Refuse a mask that asks for experts which a pruned model does not hold.
-
-    Raises:
-        UsageError: naming the stack and the first expert that is missing.
-    """
-    if state.resident is None:
-        return
-    for stack, mask in masks.direction(*direction).items():
-        for layer, (wanted, held) in enumerate(zip(mask, state.resident[stack], strict=True)):
-            missing = sorted(set(wanted) - set(held))
-            if missing:
-                raise UsageError(
-                    f"The masks of {'-'.join(direction)} must use experts that the pruned model holds, but {stack} "
-                    f"layer {layer} wants expert {missing[0]}, which was left out; load the model without `direction`."
-                )
-
-
-def _check_rows_resident(state: ModelRouting, stack: str, keep: Tensor) -> None:
-    if state.resident is None:
-        return
-    for layer, held in enumerate(state.resident[stack]):
+def _check_rows(state: ModelRouting, name: str, keep: Tensor) -> None:
+    """Refuse rows of masks that cannot be routed within."""
+    if name not in state.stacks:
+        raise UsageError(f"`masks` must be of the stacks {', '.join(state.stacks)}, but are of {name} instead.")
+    stack, top_k = state.spec.stack(name), state.spec.top_k
+    wanted = (len(stack.layers), stack.experts)
+    if keep.dtype != torch.bool or keep.ndim != 3 or keep.shape[1:] != wanted:
+        raise UsageError(
+            f"`masks` of the {name} must be boolean (sentences, {wanted[0]}, {wanted[1]}), "
+            f"but are {keep.dtype} {tuple(keep.shape)} instead."
+        )
+    if keep.numel() and int(keep.sum(-1).min()) < top_k:
+        raise UsageError(f"`masks` must keep {top_k} experts or more in every layer of the {name}, but keep fewer.")
+    for layer, held in enumerate(() if state.resident is None else state.resident[name]):
         missing = sorted(set(keep[:, layer].any(0).nonzero().flatten().tolist()) - set(held))
         if missing:
             raise UsageError(
-                f"`masks` must use experts that the pruned model holds, but {stack} layer {layer} wants expert "
+                f"`masks` must use experts that the pruned model holds, but {name} layer {layer} wants expert "
                 f"{missing[0]}, which was left out; load the model without `direction`."
             )
 
@@ -171,9 +163,10 @@ def set_masks(model: nn.Module, masks: MaskSet, direction: tuple[str, str]) -> N
     """Route every later call within the masks of a direction, until they are changed or cleared."""
     state = routing_of(model)
     masks.check_model(state.spec)
-    check_resident(state, masks, direction)
-    device = next(model.parameters()).device
-    for name, keep in mask_rows(masks, [direction], device=device).items():
+    rows = mask_rows(masks, [direction], device=next(model.parameters()).device)
+    for name, keep in rows.items():
+        _check_rows(state, name, keep)
+    for name, keep in rows.items():
         state.stacks[name].keep = keep
 
 
@@ -199,12 +192,13 @@ def routing(
         observer: Is told what each sparse layer did. `None` changes nothing.
 
     Raises:
-        UsageError: if a mask asks for an expert that a pruned model does not hold.
+        UsageError: if a mask does not fit the model, keeps fewer than top-k experts, or asks for one that a pruned
+            model does not hold.
     """
     state = routing_of(model)
     stacks = state.stacks
     for name, rows in (masks or {}).items():
-        _check_rows_resident(state, name, rows)
+        _check_rows(state, name, rows)
     before = {name: (stack.keep, stack.observer) for name, stack in stacks.items()}
     try:
         for name, stack in stacks.items():

@@ -19,7 +19,8 @@ from nllb_prune.cli import VERBS, main, parser
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.summary import Summary
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import embedded_text, load_spec
+from nllb_prune.model.loading import load_spec
+from nllb_prune.model.source import embedded_text
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "tests" / "reference" / "tiny"

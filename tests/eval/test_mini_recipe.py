@@ -158,7 +158,7 @@ def test_the_embedded_recipe_is_the_embedded_model():
 
     from eval.mini.tokenizer import RECIPE
     from nllb_prune.languages import language_set
-    from nllb_prune.model.loading import model_folder
+    from nllb_prune.model.source import model_folder
 
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     config = json.loads((model_folder("mini") / "config.json").read_text(encoding="utf-8"))

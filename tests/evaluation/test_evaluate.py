@@ -8,8 +8,9 @@ from nllb_prune.evaluation import evaluate as module
 from nllb_prune.evaluation.evaluate import evaluate
 from nllb_prune.evaluation.summary import Summary, summarise
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import embedded_text, load_model, load_spec, load_tokenizer
+from nllb_prune.model.loading import load_model, load_spec
 from nllb_prune.model.routing import clear_masks, set_masks
+from nllb_prune.model.source import embedded_text, load_tokenizer
 
 DIRECTIONS = (("eng_Latn", "deu_Latn"), ("deu_Latn", "eng_Latn"))
 

@@ -7,8 +7,9 @@ from nllb_prune.errors import UsageError
 from nllb_prune.generation import translate as module
 from nllb_prune.generation.translate import length_limit, translate
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import load_model, load_spec, load_tokenizer
+from nllb_prune.model.loading import load_model, load_spec
 from nllb_prune.model.routing import clear_masks, routing_of, set_masks
+from nllb_prune.model.source import load_tokenizer
 
 LINES = [
     "wake me up at five am this week",

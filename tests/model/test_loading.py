@@ -14,8 +14,9 @@ from nllb_prune.calibration.teacher_forced import calibrate
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.checkpoint import Checkpoint
-from nllb_prune.model.loading import load_model, load_spec, load_tokenizer, model_folder
+from nllb_prune.model.loading import load_model, load_spec
 from nllb_prune.model.routing import routing_of, set_masks
+from nllb_prune.model.source import load_tokenizer, model_folder
 from nllb_prune.model.sparse_ffn import SparseFfn
 
 TINY = Path(__file__).parent.parent / "reference" / "tiny"
