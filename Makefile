@@ -8,8 +8,9 @@ MATRIX_BIN := $(MATRIX_VENV)/bin
 
 .PHONY: demo test test-matrix test-slow lint bench clean
 
+# DEMO_ARGS=--restart makes results again that were made with other settings.
 demo: $(VENV)/installed
-	$(BIN)/nllb-prune demo --output demo-output
+	$(BIN)/nllb-prune demo --output demo-output $(DEMO_ARGS)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -27,15 +28,16 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(MATRIX_VENV)/installed
-	$(MATRIX_BIN)/python eval/bench/sparse_layer.py
+	$(MATRIX_BIN)/python -m eval.bench.sparse_layer
 
 $(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python must be 3.11 or newer, but is " + sys.version.split()[0] + "; name another, as in: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# Everything as locked, except transformers 4.57.6 and what it pins lower.
+# The same for the other line of transformers.
 $(MATRIX_VENV)/installed: requirements.lock requirements-4.57.lock pyproject.toml
 	$(PYTHON) -m venv $(MATRIX_VENV)
 	$(MATRIX_BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-4.57.lock

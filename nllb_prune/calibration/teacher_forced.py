@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,29 +72,51 @@ def calibrate(
         "batch_positions": BATCH_POSITIONS,
     }
 
-    def settings(item: WorkItem) -> dict[str, str | int | float]:
-        texts = {TEXT + code: text.digest(code) for code in split_direction(item.id)}
-        return {**signature, **texts, "identity": state.identity, "granularity": granularity}
-
-    def compute(item: WorkItem) -> bytes:
-        source, target = split_direction(item.id)
-        observer = StatisticsObserver(spec, device=next(model.parameters()).device)
-        observe_direction(model, tokenizer, (text.lines(source), text.lines(target)), (source, target), observer)
-        tables = {
-            (name, spec.stack(name).key(source, target) if granularity == "language" else item.id): table
-            for name, table in observer.tables().items()
-        }
-        made = signature | {TEXT + code: text.digest(code) for code in (source, target)}
-        return ExpertStatistics(spec, granularity, tables, items=(item.id,), signature=made).to_bytes()
-
+    work = _Work(model, tokenizer, text, signature, granularity)
     items = [WorkItem(f"{source}-{target}") for source, target in directions]
     parts = run_items(
-        items, folder, settings=settings, compute=compute, results=BYTES_RESULTS, restart=restart, progress=progress
+        items,
+        folder,
+        settings=work.settings,
+        compute=work.compute,
+        results=BYTES_RESULTS,
+        restart=restart,
+        progress=progress,
     )
     named = zip(items, parts, strict=True)
     return ExpertStatistics.merge_all(
         [ExpertStatistics.from_bytes(part, name=f"{folder / item.id}.bin") for item, part in named]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    model: nn.Module
+    tokenizer: Any
+    text: ParallelText
+    signature: Mapping[str, str | int | float]
+    granularity: Granularity
+
+    def settings(self, item: WorkItem) -> dict[str, str | int | float]:
+        """Return what the sums of a direction depend on."""
+        identity = routing_of(self.model).identity
+        return {**self._signature(item), "identity": identity, "granularity": self.granularity}
+
+    def _signature(self, item: WorkItem) -> dict[str, str | int | float]:
+        return {**self.signature, **{TEXT + code: self.text.digest(code) for code in split_direction(item.id)}}
+
+    def compute(self, item: WorkItem) -> bytes:
+        """Return the statistics file of a direction."""
+        spec, direction = routing_of(self.model).spec, split_direction(item.id)
+        observer = StatisticsObserver(spec, device=next(self.model.parameters()).device)
+        lines = self.text.lines(direction[0]), self.text.lines(direction[1])
+        observe_direction(self.model, self.tokenizer, lines, direction, observer)
+        tables = {
+            (name, spec.stack(name).key(*direction) if self.granularity == "language" else item.id): table
+            for name, table in observer.tables().items()
+        }
+        signature = self._signature(item)
+        return ExpertStatistics(spec, self.granularity, tables, items=(item.id,), signature=signature).to_bytes()
 
 
 @torch.inference_mode()

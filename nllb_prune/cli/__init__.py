@@ -46,9 +46,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, and let sentences stand behind options too, which argparse allows only from 3.12 on."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if rest and (not hasattr(options, "texts") or any(argument.startswith("-") for argument in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.texts = [*options.texts, *rest]
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 is success, 1 a wrong input, 2 a wrong usage."""
-    options = parser().parse_args(arguments)
+    options = _parse(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

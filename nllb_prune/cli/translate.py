@@ -16,9 +16,7 @@ EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --ta
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_model(parser)
-    parser.add_argument(
-        "sentences", nargs="*", metavar="TEXT", help="sentences; without any, lines of --input are read"
-    )
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="sentences; without any, lines of --input are read")
     parser.add_argument("--source", required=True, help="language of the text, as in `eng_Latn` or `en`")
     parser.add_argument("--target", required=True, help="language to translate into")
     parser.add_argument("--masks", type=Path, metavar="FILE", help="use only the experts of these masks")
@@ -37,7 +35,9 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.model.source import load_tokenizer
 
     source, target = language(options.source).code, language(options.target).code
-    lines = options.sentences or _lines(options.input)
+    if options.texts and options.input:
+        raise UsageError("The text must be TEXT or the lines of `--input`, but both are given.")
+    lines = options.texts or _lines(options.input)
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
     model = load_model(options.model, masks=masks, direction=direction, **placement(options))

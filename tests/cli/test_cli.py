@@ -552,3 +552,11 @@ def test_help_and_files_alone_do_not_import_torch(arguments):
     done = program("-c", script)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_text_may_stand_behind_options(cli):
+    status, out, err = cli("translate", "mini", "--source", "en", "--target", "de", "play music", "stop")
+    assert (status, len(out.splitlines()), err) == (0, 2, "")
+    with pytest.raises(SystemExit) as stopped:
+        main(["inspect", "mini", "more"])
+    assert stopped.value.code == 2
