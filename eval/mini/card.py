@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import tomllib
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nllb_prune import ParallelText, evaluate, load_model, load_tokenizer
 from nllb_prune.evaluation.summary import ConfigurationSummary, Summary, summarise
@@ -113,7 +117,8 @@ def write_card(folder: Path, trained: Path, *, dense: bool, hardware: str = "") 
     """Score the model of a folder and write its `README.md`."""
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     summary = score(folder, folder.parent / "mini" / "text", trained / "scores")
-    text = card(summary, curve(trained), recipe, dense=dense, hardware=hardware)
+    here = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}."
+    text = card(summary, curve(trained), recipe, dense=dense, hardware=hardware or here)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -1,0 +1,38 @@
+"""The demo from end to end, on as little text as makes every kind of result."""
+
+import re
+
+from nllb_prune.cli import main
+from nllb_prune.evaluation.summary import Summary
+from nllb_prune.masks import MaskSet
+
+CONFIGURATIONS = (
+    "dense",
+    "full",
+    "per language",
+    "global",
+    "random",
+    "frequency",
+    "per language 1:2",
+    "per language 1:1",
+    "per language 2:1",
+)
+
+
+def test_demo_makes_every_result_and_continues(tmp_path, capsys):
+    arguments = ["demo", "--output", str(tmp_path), "--calibration-sentences", "2", "--sentences", "1"]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    summary = Summary.load(tmp_path / "summary.json")
+    assert tuple(each.name for each in summary.configurations) == CONFIGURATIONS
+    assert all(len(each.directions) == 30 for each in summary.configurations)
+    assert [len(summary["full"].out_of_english()), len(summary["full"].into_english())] == [9, 9]
+    assert all(re.search(rf"^{re.escape(name)} ", output, re.MULTILINE) for name in CONFIGURATIONS)
+    for name, counts in (("per-language", (24, 8)), ("per-language-1-1", (16, 16)), ("random", (24, 8))):
+        masks = MaskSet.load(tmp_path / "masks" / f"{name}.json")
+        kept = masks.direction("eng_Latn", "deu_Latn")
+        assert tuple(len(kept[stack][0]) for stack in ("encoder", "decoder")) == counts
+    report = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    assert main(arguments) == 0  # continues from the finished results
+    assert (tmp_path / "report.html").read_bytes() == report
