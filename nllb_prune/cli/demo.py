@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="(default: demo-output)"
     )
     parser.add_argument("--calibration-sentences", type=positive, default=60, help="of each direction (default: 60)")
-    parser.add_argument("--sentences", type=positive, default=40, help="scored in each direction (default: 40)")
+    parser.add_argument("--sentences", type=positive, default=80, help="scored in each direction (default: 80)")
     parser.add_argument("--restart", action="store_true", help="throw away results of other settings")
 
 
