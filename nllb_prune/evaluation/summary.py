@@ -195,7 +195,7 @@ HEADER = (
     "lowest",
     "BLEU",
     "length",
-    "oscillating %",
+    "osc. %",
     "repeat %",
     "worst loss",
     "p",
