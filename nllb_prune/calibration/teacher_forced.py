@@ -16,7 +16,7 @@ from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import Direction, split_direction
 from nllb_prune.model.loading import dtype_name, require_sparse
-from nllb_prune.model.routing import routing, routing_of
+from nllb_prune.model.routing import ModelRouting, routing, routing_of
 from nllb_prune.tokenization import batches_by_length, encode, pad
 from nllb_prune.worklist import BYTES_RESULTS, Progress, WorkItem, run_items
 
@@ -56,10 +56,7 @@ def calibrate(
     """
     state = routing_of(model)
     spec = require_sparse(state.spec, state.name)
-    if state.resident is not None:
-        raise UsageError("`model` must hold all its experts to be calibrated, but is pruned; load it without a mask.")
-    if any(stack.keep is not None for stack in state.stacks.values()):
-        raise UsageError("`model` must route over all its experts to be calibrated, but has masks set; clear them.")
+    _check_unmasked(state)
     if not directions:
         raise UsageError("`directions` must be one or more, but are none.")
     text = text if sentences is None else text.head(sentences)
@@ -87,6 +84,13 @@ def calibrate(
     return ExpertStatistics.merge_all(
         [ExpertStatistics.from_bytes(part, name=f"{folder / item.id}.bin") for item, part in named]
     )
+
+
+def _check_unmasked(state: ModelRouting) -> None:
+    if state.resident is not None:
+        raise UsageError("`model` must hold all its experts to be calibrated, but is pruned; load it without a mask.")
+    if any(stack.keep is not None for stack in state.stacks.values()):
+        raise UsageError("`model` must route over all its experts to be calibrated, but has masks set; clear them.")
 
 
 @dataclass(frozen=True, slots=True)
