@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nllb_prune.model.linear import linear
+from nllb_prune.model.linear import large, linear
 
 PARAMETERS = ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
 
@@ -17,6 +18,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "silu": functional.silu,
 }
+
+
+class _Used(NamedTuple):
+    """The slots that a call runs, how many rows each gets, and the slot of each row, sorted."""
+
+    slots: list[int]
+    rows: list[int]
+    slot_of_row: Tensor
 
 
 class ExpertBank(nn.Module):
@@ -59,6 +68,7 @@ class ExpertBank(nn.Module):
         slot_of = torch.full((experts,), -1, dtype=torch.int64, device=device)
         slot_of[list(self.expert_ids)] = torch.arange(slots, device=device)
         self.register_buffer("slot_of", slot_of, persistent=False)
+        self._views: dict[int, tuple[int, tuple[Tensor, ...]]] = {}
 
     @property
     def complete(self) -> bool:
@@ -88,16 +98,33 @@ class ExpertBank(nn.Module):
         slots = chosen.flatten() if self.complete else self.slot_of[chosen.flatten()]
         order = slots.argsort(stable=True)  # (tokens * top_k,)
         counts = slots.bincount(minlength=len(self.expert_ids)).tolist()
-        parts = torch.split(tokens[order // top_k], counts)
-        outputs = [self._expert(slot, part) for slot, part in enumerate(parts) if counts[slot]]
-        if not outputs:
+        used = _Used([slot for slot, count in enumerate(counts) if count], [n for n in counts if n], slots[order])
+        if not used.slots:
             return torch.zeros_like(tokens)
+        hidden = self.activation(self._project(1, tokens[order // top_k], used))
         # the order of these roundings is that of transformers 4.57.6, which matters in half precision
-        weighted = torch.cat(outputs).mul_(scale).mul_(gates.flatten()[order].unsqueeze(1))
+        weighted = self._project(2, hidden, used).mul_(scale)
+        weighted = weighted.mul_(gates.flatten()[order].unsqueeze(1))
         # (tokens * top_k, D) by expert -> (tokens, top_k, D) by token
         by_token = torch.empty_like(weighted).index_copy_(0, order, weighted)
         return by_token.view(-1, top_k, tokens.shape[1]).sum(1)
 
-    def _expert(self, slot: int, tokens: Tensor) -> Tensor:
-        hidden = self.activation(linear(tokens, self.fc1_weight[slot], self.fc1_bias[slot]))
-        return linear(hidden, self.fc2_weight[slot], self.fc2_bias[slot])
+    def _project(self, number: Literal[1, 2], rows: Tensor, used: _Used) -> Tensor:
+        """Multiply rows ``(rows, in)``, sorted by slot, by their slots' first or second matrices and add the biases."""
+        weight, bias = (self.fc1_weight, self.fc1_bias) if number == 1 else (self.fc2_weight, self.fc2_bias)
+        parts = torch.split_with_sizes(rows, used.rows)
+        if rows.dtype == torch.float32 and not large(weight[0]):
+            # many small products: the price is that of the calls, so views are kept and biases added in one go
+            matrices = self._transposed(number, weight)
+            return torch.cat([part.mm(matrices[slot]) for slot, part in zip(used.slots, parts, strict=True)]).add_(
+                bias[used.slot_of_row]
+            )
+        return torch.cat([linear(part, weight[slot], bias[slot]) for slot, part in zip(used.slots, parts, strict=True)])
+
+    def _transposed(self, number: int, weight: Tensor) -> tuple[Tensor, ...]:
+        """Return views ``(in, out)`` of all slots' matrices, made anew when the weights have moved."""
+        address, views = self._views.get(number, (0, ()))
+        if address != weight.data_ptr():
+            views = weight.transpose(1, 2).unbind()
+            self._views[number] = (weight.data_ptr(), views)
+        return views

@@ -14,10 +14,15 @@ _LARGE = 1 << 20  # elements
 _ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def large(weight: Tensor) -> bool:
+    """Return whether a matrix is so large that reading it is the price of a product with few rows."""
+    return weight.numel() >= _LARGE
+
+
 def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `rows @ weight.T + bias` as `functional.linear` does, up to the order of summation."""
-    large = weight.numel() >= _LARGE and rows.dtype == torch.float32 and rows.device.type == "cpu"
-    if large and _ONEDNN and not rows.requires_grad:
+    on_cpu = rows.dtype == torch.float32 and rows.device.type == "cpu"
+    if on_cpu and large(weight) and _ONEDNN and not rows.requires_grad:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return product
     return functional.linear(rows, weight, bias)

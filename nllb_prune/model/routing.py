@@ -137,7 +137,7 @@ def mask_rows(
     return rows
 
 
-def _check_rows(state: ModelRouting, name: str, keep: Tensor) -> None:
+def check_rows(state: ModelRouting, name: str, keep: Tensor) -> None:
     """Refuse rows of masks that cannot be routed within."""
     if name not in state.stacks:
         raise UsageError(f"`masks` must be of the stacks {', '.join(state.stacks)}, but are of {name} instead.")
@@ -165,7 +165,7 @@ def set_masks(model: nn.Module, masks: MaskSet, direction: tuple[str, str]) -> N
     masks.check_model(state.spec)
     rows = mask_rows(masks, [direction], device=next(model.parameters()).device)
     for name, keep in rows.items():
-        _check_rows(state, name, keep)
+        check_rows(state, name, keep)
     for name, keep in rows.items():
         state.stacks[name].keep = keep
 
@@ -198,7 +198,7 @@ def routing(
     state = routing_of(model)
     stacks = state.stacks
     for name, rows in (masks or {}).items():
-        _check_rows(state, name, rows)
+        check_rows(state, name, rows)
     before = {name: (stack.keep, stack.observer) for name, stack in stacks.items()}
     try:
         for name, stack in stacks.items():

@@ -85,29 +85,41 @@ class SparseFfn(nn.Module):
         rows, length, _ = hidden_states.shape
         flat = hidden_states.flatten(0, 1)
         positions = self.routing.positions(rows, length)
+        keep = self.routing.kept(self.layer, rows=rows, length=length, positions=positions)
+        output = self.mix(flat, positions=positions, keep=keep, rows=rows).view_as(hidden_states)
+        return output if self.wrap_output is None else self.wrap_output(output)
+
+    def mix(self, flat: Tensor, *, positions: Tensor | None, keep: Tensor | None, rows: int) -> Tensor:
+        """Run the layer on the tokens of a call, whoever makes it.
+
+        Args:
+            flat: Inputs, padding included ``(rows * length, d_model)``.
+            positions: Indices of the tokens among them ``(tokens,)``; `None` for all.
+            keep: Experts that each token may use ``(tokens or 1, experts)``, boolean; `None` for all.
+            rows: Rows of the call, for the observer.
+
+        Returns:
+            As `flat`, zeros at padding.
+        """
         tokens = flat if positions is None else flat[positions]
-        logits = self._mask(self._logits(tokens), rows=rows, length=length, positions=positions)
+        logits = self._mask(self._logits(tokens), keep)
         probabilities, chosen, gates = choose_experts(
-            logits, top_k=self.top_k, dtype=hidden_states.dtype, renormalise=self.renormalise
+            logits, top_k=self.top_k, dtype=flat.dtype, renormalise=self.renormalise
         )
         if self.routing.observer is not None:
             routed = RoutedTokens(probabilities, chosen, gates, tokens, positions, rows)
             self.routing.observer.observe(self.routing.stack, self.layer, routed)
         output = self.bank(tokens, chosen, gates, scale=self.output_scale)
-        if positions is not None:
-            output = torch.zeros_like(flat).index_copy_(0, positions, output)
-        output = output.view_as(hidden_states)
-        return output if self.wrap_output is None else self.wrap_output(output)
+        return output if positions is None else torch.zeros_like(flat).index_copy_(0, positions, output)
 
     def _logits(self, tokens: Tensor) -> Tensor:
         # (tokens, D) -> (tokens, E), always in float32, as NLLB was trained
         return functional.linear(tokens.float(), self.router_weight, self.router_bias)
 
-    def _mask(self, logits: Tensor, *, rows: int, length: int, positions: Tensor | None) -> Tensor:
-        kept = self.routing.kept(self.layer, rows=rows, length=length, positions=positions)
+    def _mask(self, logits: Tensor, keep: Tensor | None) -> Tensor:
         if not self.bank.complete:
-            kept = self.bank.resident if kept is None else kept & self.bank.resident
-        return logits if kept is None else logits.masked_fill(~kept, float("-inf"))
+            keep = self.bank.resident if keep is None else keep & self.bank.resident
+        return logits if keep is None else logits.masked_fill(~keep, float("-inf"))
 
 
 def _float32_parameter(*shape: int, device: torch.device | str | None) -> nn.Parameter:

@@ -226,18 +226,19 @@ def test_masks_of_one_stack_leave_the_other_alone(full):
 
 def test_padding_never_runs_through_an_expert(full, monkeypatch):
     seen, experts = [], []
-    run, run_expert = ExpertBank.forward, ExpertBank._expert
+    run, project = ExpertBank.forward, ExpertBank._project
 
     def counted(self, tokens, chosen, gates, *, scale):
         seen.append(len(tokens))
         return run(self, tokens, chosen, gates, scale=scale)
 
-    def counted_expert(self, slot, tokens):
-        experts.append(len(tokens))
-        return run_expert(self, slot, tokens)
+    def counted_rows(self, number, rows, used):
+        assert sum(used.rows) == len(rows)
+        experts.extend(used.rows if number == 1 else [])
+        return project(self, number, rows, used)
 
     monkeypatch.setattr(ExpertBank, "forward", counted)
-    monkeypatch.setattr(ExpertBank, "_expert", counted_expert)
+    monkeypatch.setattr(ExpertBank, "_project", counted_rows)
     forward(full)
     valid = [int(SOURCE.ne(PAD).sum())] * 2 + [int(TARGET.ne(PAD).sum())] * 2
     assert seen == valid

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from nllb_prune.model.blocks import Blocks
 from nllb_prune.model.spec import ModelSpec
 
 
@@ -39,6 +40,8 @@ class Family:
     """Makes of the sparse layer's output what the surrounding layer expects; `None` if that is the tensor."""
     tied: Callable[[Any], tuple[tuple[str, ...], ...]]
     """Configuration -> groups of parameter names that are one tensor."""
+    blocks: Callable[[nn.Module], Blocks] | None = None
+    """Model -> its blocks; without them it is decoded by transformers' `generate`."""
     ignored: tuple[str, ...] = ()
     """Ends of tensor names that checkpoints may hold and models do not."""
     base_prefix: str = "model."

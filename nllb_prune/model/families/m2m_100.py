@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nllb_prune.model.families.family import ExpertShape, Family
-from nllb_prune.model.families.seq2seq import IGNORED, tied_embeddings
+from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, tied_embeddings
 from nllb_prune.model.spec import ModelSpec
 
 
@@ -17,6 +17,14 @@ def _expert_shape(config: Any, stack: str) -> ExpertShape:
     return ExpertShape(d_model=config.d_model, ffn=getattr(config, f"{stack}_ffn_dim"))
 
 
+_LAYER_NAMES = LayerNames(
+    ffn="",
+    ffn_norm="final_layer_norm",
+    cross_attention="encoder_attn",
+    cross_attention_norm="encoder_attn_layer_norm",
+)
+
+
 M2M_100 = Family(
     model_type="m2m_100",
     spec=_spec,
@@ -26,5 +34,6 @@ M2M_100 = Family(
     expert_tensors=lambda path, expert: {},
     wrap_output=None,
     tied=tied_embeddings,
+    blocks=lambda model: PreNormBlocks(model, _LAYER_NAMES),
     ignored=IGNORED,
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from nllb_prune.errors import UsageError
 from nllb_prune.model.expert_bank import ACTIVATIONS
 from nllb_prune.model.families.family import ExpertShape, Family
-from nllb_prune.model.families.seq2seq import IGNORED, tied_embeddings
+from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, tied_embeddings
 from nllb_prune.model.spec import KeyedBy, ModelSpec, Stack
 
 _TOP_K = 2
@@ -72,6 +72,14 @@ def _pair(output: Tensor) -> tuple[Tensor, None]:
     return output, None
 
 
+_LAYER_NAMES = LayerNames(
+    ffn="ffn",
+    ffn_norm="ff_layer_norm",
+    cross_attention="cross_attention",
+    cross_attention_norm="cross_attention_layer_norm",
+)
+
+
 NLLB_MOE = Family(
     model_type="nllb-moe",
     spec=_spec,
@@ -82,5 +90,6 @@ NLLB_MOE = Family(
     # 4.57 unpacks the output and the router's states, 5.x takes the output alone
     wrap_output=_pair if _LAYER_EXPECTS_PAIR else None,
     tied=tied_embeddings,
+    blocks=lambda model: PreNormBlocks(model, _LAYER_NAMES),
     ignored=IGNORED,
 )

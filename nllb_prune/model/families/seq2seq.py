@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nllb_prune.model.blocks import DecoderBlock, DecoderCall, EncoderBlock, EncoderCall, KeysValues
+from nllb_prune.model.expert_bank import ACTIVATIONS
+from nllb_prune.model.sparse_ffn import SparseFfn
 
 EMBEDDINGS = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 
@@ -13,3 +23,142 @@ def tied_embeddings(config: Any) -> tuple[tuple[str, ...], ...]:
 
 
 IGNORED = ("embed_positions.weights", "_float_tensor", "final_logits_bias", ".version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNames:
+    """What the parts of a layer are called, where the classes of transformers differ."""
+
+    ffn: str
+    """Holder of `fc1` and `fc2`; empty for the layer itself."""
+    ffn_norm: str
+    cross_attention: str
+    cross_attention_norm: str
+
+
+class PreNormBlocks:
+    """`Blocks` of a transformer with sinusoidal positions, norms before each part, and SparseFfn where it is sparse."""
+
+    def __init__(self, model: Any, names: LayerNames) -> None:
+        config, base = model.config, model.model
+        self.start, self.end, self.pad = config.decoder_start_token_id, config.eos_token_id, config.pad_token_id
+        activation = config.activation_function
+        self._encoder, self._decoder, self._head = base.encoder, base.decoder, model.lm_head
+        self._scale = config.d_model**0.5 if config.scale_embedding else 1.0
+        self.encoder: Sequence[EncoderBlock] = [
+            _EncoderBlock(layer, names, activation) for layer in base.encoder.layers
+        ]
+        self.decoder: Sequence[DecoderBlock] = [
+            _DecoderBlock(layer, names, activation, n) for n, layer in enumerate(base.decoder.layers)
+        ]
+
+    def embed_source(self, ids: Tensor) -> Tensor:
+        """Embed source tokens."""
+        self.reserve(ids.shape[1])
+        return self._embed(self._encoder, ids, torch.arange(ids.shape[1], device=ids.device))
+
+    def embed_target(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Embed target tokens."""
+        return self._embed(self._decoder, ids, positions)
+
+    def _embed(self, stack: Any, ids: Tensor, positions: Tensor) -> Tensor:
+        table = stack.embed_positions.weights  # position 0 comes after the row of padding
+        words = functional.embedding(ids, stack.embed_tokens.weight)
+        embedded: Tensor = words * self._scale + table[positions + (self.pad + 1)]
+        return embedded
+
+    def reserve(self, length: int) -> None:
+        """Make the tables of positions at least this long."""
+        for stack in (self._encoder, self._decoder):
+            table = stack.embed_positions
+            if length + self.pad + 1 > table.weights.shape[0]:
+                table.make_weights(2 * length, table.embedding_dim, table.padding_idx)
+
+    def finish_encoder(self, states: Tensor) -> Tensor:
+        """Apply the last norm."""
+        return _norm(self._encoder.layer_norm, states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Apply the last norm and the head."""
+        return functional.linear(_norm(self._decoder.layer_norm, states), self._head.weight)
+
+
+class _EncoderBlock:
+    def __init__(self, layer: Any, names: LayerNames, activation: str) -> None:
+        self.attention, self.norm = _Attention(layer.self_attn), layer.self_attn_layer_norm
+        self.ffn = _Ffn(layer, names, activation)
+
+    def __call__(self, states: Tensor, call: EncoderCall) -> Tensor:
+        normed = _norm(self.norm, states)
+        seen = self.attention.keys_values(normed)
+        states = states + self.attention(normed, seen, call.visible)
+        return self.ffn(states, call.positions, call.keep)
+
+
+class _DecoderBlock:
+    def __init__(self, layer: Any, names: LayerNames, activation: str, number: int) -> None:
+        self.number = number
+        self.attention, self.norm = _Attention(layer.self_attn), layer.self_attn_layer_norm
+        self.cross = _Attention(getattr(layer, names.cross_attention))
+        self.cross_norm = getattr(layer, names.cross_attention_norm)
+        self.ffn = _Ffn(layer, names, activation)
+
+    def source(self, memory: Tensor) -> KeysValues:
+        return self.cross.keys_values(memory)
+
+    def __call__(self, states: Tensor, source: KeysValues, call: DecoderCall) -> Tensor:
+        normed = _norm(self.norm, states)
+        seen = call.past.extend(self.number, self.attention.keys_values(normed))
+        states = states + self.attention(normed, seen, call.visible)
+        states = states + self.cross(_norm(self.cross_norm, states), source, call.source_visible)
+        return self.ffn(states, call.positions, call.keep)
+
+
+class _Attention:
+    """Multi-head attention over a transformers module's projections."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.heads = module, module.num_heads
+
+    def _split(self, projection: nn.Linear, states: Tensor) -> Tensor:
+        # (rows, positions, D) -> (rows, heads, positions, D / heads)
+        projected = functional.linear(states, projection.weight, projection.bias)
+        return projected.view(*states.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def keys_values(self, states: Tensor) -> KeysValues:
+        return KeysValues(self._split(self.module.k_proj, states), self._split(self.module.v_proj, states))
+
+    def __call__(self, states: Tensor, seen: KeysValues, visible: Tensor | None) -> Tensor:
+        queries = self._split(self.module.q_proj, states)
+        mixed = functional.scaled_dot_product_attention(queries, seen.keys, seen.values, attn_mask=visible)
+        merged = mixed.transpose(1, 2).flatten(2)
+        return functional.linear(merged, self.module.out_proj.weight, self.module.out_proj.bias)
+
+
+class _Ffn:
+    """The feed-forward part of a layer, dense or sparse, with its norm and residual."""
+
+    def __init__(self, layer: Any, names: LayerNames, activation: str) -> None:
+        self.norm = getattr(layer, names.ffn_norm)
+        self.module = getattr(layer, names.ffn) if names.ffn else layer
+        self.activation = ACTIVATIONS[activation]
+
+    def __call__(self, states: Tensor, positions: Tensor | None, keep: Tensor | None) -> Tensor:
+        output = states + self._update(_norm(self.norm, states), positions, keep)
+        if output.dtype == torch.float16:
+            bound = torch.finfo(torch.float16).max - 1000  # as transformers does against overflow
+            output = output.clamp(-bound, bound)
+        return output
+
+    def _update(self, states: Tensor, positions: Tensor | None, keep: Tensor | None) -> Tensor:
+        module = self.module
+        if not isinstance(module, SparseFfn):
+            hidden = self.activation(functional.linear(states, module.fc1.weight, module.fc1.bias))
+            return functional.linear(hidden, module.fc2.weight, module.fc2.bias)
+        own = None if keep is None else keep[module.layer]
+        mixed = module.mix(states.flatten(0, 1), positions=positions, keep=own, rows=states.shape[0])
+        return mixed.view_as(states)
+
+
+def _norm(module: nn.LayerNorm, states: Tensor) -> Tensor:
+    return functional.layer_norm(states, module.normalized_shape, module.weight, module.bias, module.eps)
