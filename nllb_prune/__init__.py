@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from nllb_prune.calibration.teacher_forced import calibrate
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
-    from nllb_prune.generation.translate import translate
+    from nllb_prune.generation.search import SearchSettings
+    from nllb_prune.generation.translate import Translation, translate, translations
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_spec
     from nllb_prune.model.routing import clear_masks, mask_rows, routing, set_masks
@@ -27,6 +28,8 @@ _HOMES = {
     "ExpertStatistics": "calibration.statistics",
     "MaskSet": "masks",
     "ParallelText": "corpus",
+    "SearchSettings": "generation.search",
+    "Translation": "generation.translate",
     "calibrate": "calibration.teacher_forced",
     "clear_masks": "model.routing",
     "evaluate": "evaluation.evaluate",
@@ -38,12 +41,15 @@ _HOMES = {
     "routing": "model.routing",
     "set_masks": "model.routing",
     "translate": "generation.translate",
+    "translations": "generation.translate",
 }
 
 __all__ = [
     "ExpertStatistics",
     "MaskSet",
     "ParallelText",
+    "SearchSettings",
+    "Translation",
     "UsageError",
     "__version__",
     "calibrate",
@@ -57,6 +63,7 @@ __all__ = [
     "routing",
     "set_masks",
     "translate",
+    "translations",
 ]
 
 

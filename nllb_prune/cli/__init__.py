@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from nllb_prune._version import __version__
@@ -62,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    usual, warnings.formatwarning = (
+        warnings.formatwarning,
+        lambda message, *_: f"nllb-prune {options.verb}: {message}\n",
+    )
     try:
         options.run(options)
     except (UsageError, OSError) as error:
@@ -73,4 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         how = "; the same command continues where it stopped" if options.verb in _CONTINUE else ""
         print(f"nllb-prune {options.verb}: interrupted{how}.", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = usual
     return 0

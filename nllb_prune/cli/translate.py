@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nllb_prune.cli._options import add_model, placement, positive
 from nllb_prune.errors import UsageError
+
+if TYPE_CHECKING:
+    from nllb_prune.generation.translate import Translation
 
 HELP = "translate text with the full model or within a mask"
 EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --target deu_Latn'
@@ -21,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", required=True, help="language to translate into")
     parser.add_argument("--masks", type=Path, metavar="FILE", help="use only the experts of these masks")
     parser.add_argument("--beams", type=positive, default=1, help="1 (default) is greedy")
+    parser.add_argument("--alternatives", type=positive, default=1, help="translations of each line, best first")
+    parser.add_argument(
+        "--length-penalty", type=float, default=1.0, help="above 0 (default 1) favours long translations"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line: translations and log-probabilities"
+    )
     parser.add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (default: standard input)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="(default: standard output)")
 
@@ -28,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Translate and print."""
     from nllb_prune._files import write_text
-    from nllb_prune.generation.translate import translate
+    from nllb_prune.generation.search import SearchSettings
+    from nllb_prune.generation.translate import translations
     from nllb_prune.languages import language
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model
@@ -41,14 +55,28 @@ def run(options: argparse.Namespace) -> None:
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
     model = load_model(options.model, masks=masks, direction=direction, **placement(options))
-    outputs = translate(
-        model, load_tokenizer(options.model), lines, source=source, target=target, masks=masks, beams=options.beams
+    search = SearchSettings(
+        beams=options.beams, alternatives=options.alternatives, length_penalty=options.length_penalty
     )
-    text = "".join(f"{line}\n" for line in outputs)
+    found = translations(
+        model, load_tokenizer(options.model), lines, source=source, target=target, masks=masks, search=search
+    )
+    text = "".join(
+        _as_json(line, each) if options.json else _as_text(each) for line, each in zip(lines, found, strict=True)
+    )
     if options.output:
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
+
+
+def _as_text(found: list[Translation]) -> str:
+    return "".join(f"{translation.text}\n" for translation in found)
+
+
+def _as_json(line: str, found: list[Translation]) -> str:
+    content = {"text": line, "translations": [asdict(translation) for translation in found]}
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def _lines(path: Path | None) -> list[str]:

@@ -14,7 +14,8 @@ from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.overgeneration import measure
 from nllb_prune.evaluation.results import DirectionResult
 from nllb_prune.evaluation.scores import score
-from nllb_prune.generation.translate import BATCH_POSITIONS, translate
+from nllb_prune.generation.decode import POSITIONS, ROWS
+from nllb_prune.generation.translate import translate
 from nllb_prune.languages import Direction, split_direction
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import dtype_name
@@ -98,7 +99,7 @@ class _Computation:
             "text": [self.text.digest(code) for code in split_direction(item.id)],
             "beams": self.beams,
             "dtype": dtype_name(self.model),
-            "batch_positions": BATCH_POSITIONS,
+            "in_flight": [ROWS, POSITIONS],
         }
 
     def __call__(self, item: WorkItem) -> dict[str, Any]:
