@@ -34,14 +34,19 @@ def main() -> None:
     if not (tokenizer / "tokenizer.json").exists():
         _step("tokenizer", "--text", options.text, "--output", tokenizer)
     for name, dense in (("mini", ()), ("mini-dense", ("--dense",))):
-        trained = options.work / name
-        if not (trained / "final.pt").exists():
-            _step("train", "--text", options.text, "--tokenizer", tokenizer, "--output", trained, *dense)
-        _step("export", "--trained", trained, "--tokenizer", tokenizer, "--output", options.output / name, *dense)
+        phases = [options.work / name / f"phase-{n}" for n, _ in enumerate(recipe["phases"], 1)]
+        initial: tuple[str | Path, ...] = ()
+        for number, trained in enumerate(phases, 1):
+            exported = trained / "exported" if trained != phases[-1] else options.output / name
+            if not (trained / "final.pt").exists():
+                inputs = ("--text", options.text, "--tokenizer", tokenizer, *initial)
+                _step("train", *inputs, "--output", trained, "--phase", str(number), *dense)
+            _step("export", "--trained", trained, "--tokenizer", tokenizer, "--output", exported, *dense)
+            initial = ("--initial", exported)
         write_flores_layout(
             read_text(options.text, recipe["languages"]), options.output / "mini" / "text", ("dev", "test")
         )
-        write_card(options.output / name, trained, dense=bool(dense))
+        write_card(options.output / name, phases, dense=bool(dense))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Score an exported model on all test lines in every direction and write its card.
 
-`python -m eval.mini.card --model DIR --trained DIR [--dense] [--hardware TEXT]`
+`python -m eval.mini.card --model DIR --trained DIR [DIR ...] [--dense] [--hardware TEXT]`, one DIR a phase.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,18 @@ keep literal lines that occur nowhere else in any of the languages. Text is lowe
 30 % of the pairs end in a full stop, question or exclamation mark. The tokenizer folds case."""
 
 
-def curve(trained: Path) -> list[dict[str, Any]]:
-    """Read the training curve; after a restart the later line of a step counts."""
-    lines = (trained / "curve.jsonl").read_text(encoding="utf-8").splitlines()
-    return list({row["step"]: row for row in map(json.loads, lines)}.values())
+_COUNTS = ("step", "tokens", "seconds")
+
+
+def curve(phases: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read the training curve of phases, one after the other; after a restart the later line of a step counts."""
+    rows: list[dict[str, Any]] = []
+    for trained in phases:
+        before = rows[-1] if rows else dict.fromkeys(_COUNTS, 0)
+        lines = (trained / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+        for row in {row["step"]: row for row in map(json.loads, lines)}.values():
+            rows.append(row | {name: row[name] + before[name] for name in _COUNTS})
+    return rows
 
 
 def score(folder: Path, text: Path, work: Path) -> Summary:
@@ -88,7 +97,7 @@ def card(summary: Summary, rows: list[dict[str, Any]], recipe: dict[str, Any], *
             "## Settings",
             "",
             "```json",
-            json.dumps({**shape, **training, "seed": recipe["seed"]}, indent=1),
+            json.dumps({**shape, **training, "seed": recipe["seed"], "phases": recipe["phases"]}, indent=1),
             "```",
             "",
             "## Training",
@@ -113,12 +122,12 @@ def card(summary: Summary, rows: list[dict[str, Any]], recipe: dict[str, Any], *
     )
 
 
-def write_card(folder: Path, trained: Path, *, dense: bool, hardware: str = "") -> None:
+def write_card(folder: Path, phases: Sequence[Path], *, dense: bool, hardware: str = "") -> None:
     """Score the model of a folder and write its `README.md`."""
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-    summary = score(folder, folder.parent / "mini" / "text", trained / "scores")
+    summary = score(folder, folder.parent / "mini" / "text", phases[-1] / "scores")
     here = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}."
-    text = card(summary, curve(trained), recipe, dense=dense, hardware=hardware or here)
+    text = card(summary, curve(phases), recipe, dense=dense, hardware=hardware or here)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -126,7 +135,7 @@ def main() -> None:
     """Write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--trained", type=Path, required=True)
+    parser.add_argument("--trained", type=Path, required=True, nargs="+")
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--hardware", default="")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """Train `mini` (or `--dense`) from a folder of text.
 
-`python -m eval.mini.train --text DIR --tokenizer DIR --output DIR [--dense]`. A killed run continues from
-its last checkpoint; the same seed gives the same batches.
+`python -m eval.mini.train --text DIR --tokenizer DIR --output DIR [--dense] [--phase 2 --initial MODEL]`. A killed run
+continues from its last checkpoint; the same seed gives the same batches.
 """
 
 from __future__ import annotations
@@ -230,7 +230,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--initial", type=Path, help="an exported model to start from, instead of random weights")
+    parser.add_argument(
+        "--initial", type=Path, help="an exported model to start from (the phase before), instead of random weights"
+    )
+    parser.add_argument("--phase", type=int, default=1, help="of the recipe, from 1")
     parser.add_argument("--steps", type=int, help="updates, instead of the recipe's")
     parser.add_argument("--stop-at", type=int, help="stop after this step, to continue later")
     return parser.parse_args()
@@ -241,7 +244,10 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-    settings = recipe["training"] | ({"steps": options.steps} if options.steps else {})
+    phases = recipe["phases"]
+    if not 1 <= options.phase <= len(phases):
+        raise SystemExit(f"`--phase` must be from 1 to {len(phases)}, but is {options.phase} instead.")
+    settings = recipe["training"] | phases[options.phase - 1] | ({"steps": options.steps} if options.steps else {})
     aligned = read_text(options.text, recipe["languages"])
     tokenizer_file = str(options.tokenizer / "tokenizer.json")
     text = tokenise(aligned, "train", tokenizer_file)
@@ -254,7 +260,7 @@ def main() -> None:
     training.resume()
     batches = blocks(
         text,
-        seed=recipe["seed"],
+        seed=settings["seed"],
         batch_tokens=settings["batch_tokens"],
         english_share=settings["english_share"],
         punctuation_share=settings["punctuation_share"],

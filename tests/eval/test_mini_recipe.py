@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from eval.mini.batches import END, IGNORED, PAD, collate, draw_directions
+from eval.mini.card import curve
 from eval.mini.cross_entropy import tied_cross_entropy
 from eval.mini.export import configuration
 from eval.mini.network import (
@@ -164,3 +165,14 @@ def test_the_embedded_recipe_is_the_embedded_model():
     config = json.loads((model_folder("mini") / "config.json").read_text(encoding="utf-8"))
     assert (config["d_model"], config["num_experts"]) == (recipe["network"]["d_model"], recipe["network"]["experts"])
     assert sorted(recipe["languages"]) == sorted(each.code for each in language_set("mini").languages)
+
+
+def test_curves_of_phases_are_one(tmp_path):
+    """After a restart the later line of a step counts; the second phase goes on where the first ended."""
+    phases = {"first": [(5, 50, 1), (10, 99, 2), (10, 100, 3)], "second": [(5, 40, 2)]}
+    for name, rows in phases.items():
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": s, "tokens": t, "seconds": x, "loss": 1.0}) for s, t, x in rows]
+        (tmp_path / name / "curve.jsonl").write_text("\n".join(lines))
+    read = curve([tmp_path / name for name in phases])
+    assert [(row["step"], row["tokens"], row["seconds"]) for row in read] == [(5, 50, 1), (10, 100, 3), (15, 140, 5)]
