@@ -13,9 +13,11 @@ from nllb_prune.cli._options import add_model, placement, positive
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
+    from nllb_prune.generation.search import EarlyStopping
     from nllb_prune.generation.translate import Translation
 
 HELP = "translate text with the full model or within a mask"
+_EARLY_STOPPING: dict[str, EarlyStopping] = {"no": False, "yes": True, "never": "never"}
 EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --target deu_Latn'
 
 
@@ -28,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", type=Path, metavar="FILE", help="use only the experts of these masks")
     parser.add_argument("--beams", type=positive, default=1, help="1 (default) is greedy")
     parser.add_argument("--alternatives", type=positive, default=1, help="translations of each line, best first")
+    parser.add_argument(
+        "--early-stopping",
+        choices=sorted(_EARLY_STOPPING),
+        default="no",
+        help="end a search at as many finished translations as beams (yes), when the best open one could not enter as "
+        "it is (no, default), or only when none ever could (never); as in transformers",
+    )
+    parser.add_argument("--rows", type=positive, default=128, help="sentences translated together (default 128)")
     parser.add_argument(
         "--length-penalty", type=float, default=1.0, help="above 0 (default 1) favours long translations"
     )
@@ -48,6 +58,12 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.model.loading import load_model
     from nllb_prune.model.source import load_tokenizer
 
+    search = SearchSettings(
+        beams=options.beams,
+        alternatives=options.alternatives,
+        length_penalty=options.length_penalty,
+        early_stopping=_EARLY_STOPPING[options.early_stopping],
+    )
     source, target = language(options.source).code, language(options.target).code
     if options.texts and options.input:
         raise UsageError("The text must be TEXT or the lines of `--input`, but both are given.")
@@ -55,11 +71,15 @@ def run(options: argparse.Namespace) -> None:
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
     model = load_model(options.model, masks=masks, direction=direction, **placement(options))
-    search = SearchSettings(
-        beams=options.beams, alternatives=options.alternatives, length_penalty=options.length_penalty
-    )
     found = translations(
-        model, load_tokenizer(options.model), lines, source=source, target=target, masks=masks, search=search
+        model,
+        load_tokenizer(options.model),
+        lines,
+        source=source,
+        target=target,
+        masks=masks,
+        search=search,
+        rows=options.rows,
     )
     text = "".join(
         _as_json(line, each) if options.json else _as_text(each) for line, each in zip(lines, found, strict=True)

@@ -16,8 +16,11 @@ from torch.nn import functional
 
 from nllb_prune.model.blocks import KeysValues
 
+PROMPT = 2
+"""Columns of a prompt: the start token and the language token."""
+
 _COLUMNS = 32  # to begin with
-_PROMPT = 2  # columns: the start token and the language token
+_ALIGNMENT = 8  # columns; kernels on GPUs want masks that start at a multiple of so many elements
 
 
 class TargetCache:
@@ -31,10 +34,12 @@ class TargetCache:
     def __init__(self, *, layers: int, beams: int) -> None:
         self.layers, self.beams = layers, beams
         self.rows = 0
-        self.column = _PROMPT
+        self.column = PROMPT
         """The next to be written."""
         self.starts: list[int] = []
         """First column of each row."""
+        self._first = 0  # column that the queries of the present step look at
+        self._room = 0  # rows that there is memory for
         self._columns = _COLUMNS
         self._memory: Tensor | None = None  # (layers, 2, rows, heads, slots, width)
         self._visible: Tensor | None = None  # (rows, beams, slots), added to attention scores
@@ -43,17 +48,18 @@ class TargetCache:
         """Make room for rows whose prompt ends at the present column; return what their prompt is written through."""
         first = self.rows
         self.rows += count
-        self.starts += [self.column - _PROMPT] * count
+        self._room = self._room if self.rows <= self._room else max(self.rows, 2 * self._room)
+        self.starts += [self.column - PROMPT] * count
         visible = self._visible = self._fitted_mask(like)
         visible[first : self.rows] = float("-inf")
-        prompt = slice((self.column - _PROMPT) * self.beams, self.column * self.beams, self.beams)
+        prompt = slice((self.column - PROMPT) * self.beams, self.column * self.beams, self.beams)
         visible[first : self.rows, :, prompt] = 0  # it is in the slots of the first beam
         return Joining(self, slice(first, self.rows), prompt)
 
     def write(self, layer: int, new: KeysValues, rows: slice, slots: slice) -> Tensor:
         """Write keys and values into slots of a layer; return its memory ``(2, rows, heads, slots, width)``."""
         _, heads, _, width = new.keys.shape
-        wanted = (self.layers, 2, self.rows, heads, self._columns * self.beams, width)
+        wanted = (self.layers, 2, self._room, heads, self._columns * self.beams, width)
         memory = self._memory = _fitted(self._memory, wanted, new.keys)
         memory[layer, 0, rows, :, slots] = new.keys
         memory[layer, 1, rows, :, slots] = new.values
@@ -65,14 +71,16 @@ class TargetCache:
         column = self._slots(self.column, self.column + 1)
         visible = self._mask()[: self.rows]
         visible[:, :, column].diagonal(dim1=1, dim2=2).zero_()
-        if self.beams == 1 and min(self.starts) == max(self.starts):
+        self._first = min(self.starts)
+        if self.beams == 1 and self._first == max(self.starts):
             return None
-        return visible[:, None, :, self._slots(min(self.starts), self.column + 1)]
+        self._first -= self._first % _ALIGNMENT
+        return visible[:, None, :, self._slots(self._first, self.column + 1)]
 
     def extend(self, layer: int, new: KeysValues) -> KeysValues:
         """Write the column of a step in a layer; return all that the queries may look at."""
         memory = self.write(layer, new, slice(0, self.rows), self._slots(self.column, self.column + 1))
-        keys, values = memory[:, : self.rows, :, self._slots(min(self.starts), self.column + 1)]
+        keys, values = memory[:, : self.rows, :, self._slots(self._first, self.column + 1)]
         return KeysValues(keys, values)
 
     def end_step(self, parents: Sequence[Sequence[int]]) -> None:
@@ -95,8 +103,9 @@ class TargetCache:
                 self.starts[a] = self.starts[b]
         self.rows = rows
         del self.starts[rows:]
-        if not rows:
-            self.column = _PROMPT
+        if not rows:  # what one long row needed is not kept for ever
+            self.column, self._columns, self._room = PROMPT, _COLUMNS, 0
+            self._memory = self._visible = None
 
     def _slots(self, first: int, last: int) -> slice:
         """Return the slots of the columns from `first` to before `last`."""
@@ -107,25 +116,25 @@ class TargetCache:
         return self._visible
 
     def _fitted_mask(self, like: Tensor) -> Tensor:
-        return _fitted(self._visible, (self.rows, self.beams, self._columns * self.beams), like, fill=float("-inf"))
+        return _fitted(self._visible, (self._room, self.beams, self._columns * self.beams), like, fill=float("-inf"))
 
     def _make_room(self) -> None:
         """Drop the columns that no row looks at, or double the memory, when the last column is reached."""
         if self.column < self._columns:
             return
-        spare = min(self.starts)
-        if spare < self._columns // 2:
+        unused = min(self.starts)
+        if unused < self._columns // 2:
             self._columns *= 2
             self._visible = self._fitted_mask(self._mask())
             return
-        kept, old = self._slots(0, self.column - spare), self._slots(spare, self.column)
+        kept, old = self._slots(0, self.column - unused), self._slots(unused, self.column)
         for memory in (self._memory, self._visible):
             if memory is not None:
                 slots = memory.movedim(-1 if memory is self._visible else -2, 0)
                 slots[kept] = slots[old].clone()
         self._mask()[:, :, kept.stop :] = float("-inf")
-        self.starts = [start - spare for start in self.starts]
-        self.column -= spare
+        self.starts = [start - unused for start in self.starts]
+        self.column -= unused
 
 
 class Joining:

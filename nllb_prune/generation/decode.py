@@ -13,6 +13,7 @@ from torch import nn
 from nllb_prune.errors import UsageError
 from nllb_prune.generation.loop import DecodingLoop, Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
+from nllb_prune.generation.through_transformers import generate
 from nllb_prune.model.blocks import Blocks
 
 POSITIONS = 2048
@@ -23,7 +24,7 @@ ROWS = 128
 
 def decode(
     model: nn.Module,
-    blocks: Blocks,
+    blocks: Blocks | None,
     sentences: Sequence[Sentence],
     settings: SearchSettings,
     *,
@@ -36,7 +37,7 @@ def decode(
 
     Args:
         model: Whose device is used.
-        blocks: Of the model.
+        blocks: Of the model; without them transformers' `generate` decodes.
         sentences: With keys of their own.
         settings: How to search.
         rows: Sentences in flight at most.
@@ -46,29 +47,37 @@ def decode(
         UsageError: when memory runs out again.
     """
     device = next(model.parameters()).device
-    order = sorted(range(len(sentences)), key=lambda n: (-len(sentences[n].source), n))
     done: dict[Hashable, list[Hypothesis]] = {}
     halved = False
     while True:
-        waiting = deque(sentences[n] for n in order if sentences[n].key not in done)
+        waiting = [sentence for sentence in sentences if sentence.key not in done]
         try:
-            _run(DecodingLoop(blocks, settings, device=device), waiting, done, rows=rows, positions=positions)
+            if blocks is None:
+                generate(model, waiting, settings, done, rows=rows, positions=positions)
+            else:
+                loop = DecodingLoop(blocks, settings, device=device)
+                _run(loop, deque(sorted(waiting, key=_longest_first)), done, rows=rows, positions=positions)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            if halved or (rows == 1 and len(sentences) == 1):
+            rows = min(rows, len(waiting))
+            if halved or rows == 1:
                 raise UsageError(
                     f"The memory of {device} must hold the model and {rows} sentences of up to "
-                    f"{len(sentences[order[0]].source)} tokens with {settings.beams} beams, but does not; "
-                    "give fewer rows, a smaller dtype or masks."
+                    f"{max(len(sentence.source) for sentence in waiting)} tokens with {settings.beams} beams, but does "
+                    "not; give fewer rows, a smaller dtype or masks."
                 ) from None
         else:
             return done
-        halved, rows, positions = True, max(1, rows // 2), max(1, positions // 2)
+        halved, rows, positions = True, rows // 2, max(1, positions // 2)
         warnings.warn(f"memory ran out on {device}; going on with {rows} sentences at a time", stacklevel=2)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _longest_first(sentence: Sentence) -> int:
+    return -len(sentence.source)  # sorting is stable: ties keep their order
 
 
 def _run(
@@ -90,5 +99,6 @@ def _run(
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # torch has no class of its own for the CPU's allocator
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    # torch has no class of its own for the CPU's allocator and CUDA's libraries
+    told = any(words in str(error) for words in ("can't allocate memory", "STATUS_ALLOC_FAILED"))
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))

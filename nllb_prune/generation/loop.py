@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from nllb_prune.errors import UsageError
-from nllb_prune.generation.cache import SourceMemory, TargetCache
+from nllb_prune.generation.cache import PROMPT, SourceMemory, TargetCache
 from nllb_prune.generation.candidates import best_continuations
 from nllb_prune.generation.search import Hypothesis, Search, SearchSettings, new_search
 from nllb_prune.model.blocks import Blocks, DecoderCall, encode, hide, keep_by_token
-
-_PROMPT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +32,8 @@ class Sentence:
     limit: int
     """Tokens to generate at most, the language token and `</s>` counted; at least 2."""
     keep: Mapping[str, Tensor] = field(default_factory=dict)
-    """Experts it may use by stack ``(sparse layers, experts)``, boolean; a stack that is not named uses all. Sentences
-    that share a mask should share the tensor."""
+    """Experts it may use by stack ``(sparse layers, experts)``, boolean, on the model's device; a stack that is not
+    named uses all. Sentences that share a mask should share the tensor."""
 
 
 @dataclass(slots=True)
@@ -78,22 +76,38 @@ class DecodingLoop:
         """
         if not sentences:
             return {}
-        if min(sentence.limit for sentence in sentences) < _PROMPT:
-            raise UsageError(f"`limit` must be {_PROMPT} or more: the language token and one more.")
+        self._check(sentences)
+        try:
+            return self._add(sentences)
+        except BaseException:
+            self._cache.move([], len(self._rows))  # as if they had never come
+            raise
+
+    def _check(self, sentences: Sequence[Sentence]) -> None:
+        shortest = min(sentence.limit for sentence in sentences)
+        if shortest < PROMPT:
+            raise UsageError(f"`limit` must be {PROMPT} or more, the language token and one more, but is {shortest}.")
+        here = {row.sentence.key for row in self._rows}
+        for sentence in sentences:
+            if sentence.key in here:
+                raise UsageError(f"`key` must be of one sentence alone, but {sentence.key!r} is of two.")
+            here.add(sentence.key)
+
+    def _add(self, sentences: Sequence[Sentence]) -> dict[Hashable, list[Hypothesis]]:
         blocks = self.blocks
         blocks.reserve(max(sentence.limit for sentence in sentences) + 1)
         encoded = encode(blocks, self._padded_sources(sentences), self._keep_rows("encoder", sentences))
         source = [block.source(encoded.memory) for block in blocks.decoder]
         prompts = torch.tensor([[blocks.start, sentence.language] for sentence in sentences], device=self.device)
-        states = blocks.embed_target(prompts, torch.arange(_PROMPT, device=self.device))
+        states = blocks.embed_target(prompts, torch.arange(PROMPT, device=self.device))
         keep = self._keep_rows("decoder", sentences)
-        later = torch.ones(1, 1, _PROMPT, _PROMPT, dtype=torch.bool, device=self.device).triu(1)
+        future = torch.ones(1, 1, PROMPT, PROMPT, dtype=torch.bool, device=self.device).triu(1)
         call = DecoderCall(
             past=self._cache.join(len(sentences), states),
-            visible=hide(later, states),
+            visible=hide(future, states),
             source_visible=encoded.visible,
             positions=None,
-            keep=None if keep is None else keep_by_token(keep, length=_PROMPT),
+            keep=None if keep is None else keep_by_token(keep, length=PROMPT),
         )
         for block, memory in zip(blocks.decoder, source, strict=True):
             states = block(states, memory, call)

@@ -7,6 +7,7 @@ forced language token counted in the length; the two kinds of early stopping and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -31,13 +32,17 @@ class SearchSettings:
     would not enter. `never`: only when none could ever enter."""
 
     def __post_init__(self) -> None:
-        """Refuse counts that mean nothing."""
-        if self.beams < 1 or not 1 <= self.alternatives <= self.beams:
+        """Refuse what means nothing."""
+        if self.beams < 1:
+            raise UsageError(f"`beams` must be 1 or more, but is {self.beams} instead.")
+        if not 1 <= self.alternatives <= self.beams:
             raise UsageError(
                 f"`alternatives` must be from 1 to the number of beams, but is {self.alternatives} of {self.beams} "
                 "instead; search with more beams."
             )
-        if self.early_stopping not in (False, True, "never"):
+        if not math.isfinite(self.length_penalty):
+            raise UsageError(f"`length_penalty` must be a finite number, but is {self.length_penalty} instead.")
+        if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
             raise UsageError(f"`early_stopping` must be False, True or 'never', but is {self.early_stopping} instead.")
 
     @property
@@ -61,7 +66,7 @@ class Hypothesis:
 
     @property
     def mean_log_probability(self) -> float:
-        """Log-probability a token, `</s>` counted."""
+        """Mean log-probability of the tokens, `</s>` counted."""
         return self.log_probability / max(1, len(self.tokens) + self.ended)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nllb_prune.generation.decode import POSITIONS
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
 from nllb_prune.model.routing import routing
@@ -17,22 +16,28 @@ from nllb_prune.tokenization import batches_by_length, pad
 
 @torch.inference_mode()
 def generate(
-    model: nn.Module, sentences: Sequence[Sentence], settings: SearchSettings, *, positions: int = POSITIONS
-) -> dict[Hashable, list[Hypothesis]]:
-    """Decode sentences and return their hypotheses, best first, by key.
+    model: nn.Module,
+    sentences: Sequence[Sentence],
+    settings: SearchSettings,
+    done: dict[Hashable, list[Hypothesis]],
+    *,
+    rows: int,
+    positions: int,
+) -> None:
+    """Decode sentences and add their hypotheses, best first, to `done` by key, batch by batch.
 
-    A batch has one target language and one limit, so sentences of several take more batches than in the loop.
+    A batch has one target language and one limit, so sentences of several take more batches than in the loop. A stack
+    without a mask in `Sentence.keep` uses all experts, or the mask that is set on the model.
     """
-    done: dict[Hashable, list[Hypothesis]] = {}
-    groups: dict[tuple[int, int, tuple[int, ...]], list[Sentence]] = {}
+    groups: dict[tuple[int, int, tuple[tuple[str, int], ...]], list[Sentence]] = {}
     for sentence in sentences:
-        masks = tuple(id(tensor) for _, tensor in sorted(sentence.keep.items()))
+        masks = tuple((name, id(tensor)) for name, tensor in sorted(sentence.keep.items()))
         groups.setdefault((sentence.language, sentence.limit, masks), []).append(sentence)
     for alike in groups.values():
         lengths = [len(sentence.source) for sentence in alike]
         for batch in batches_by_length(lengths, positions=max(1, positions // settings.beams)):
-            done |= _generate(model, [alike[n] for n in batch], settings)
-    return done
+            for first in range(0, len(batch), rows):
+                done |= _generate(model, [alike[n] for n in batch[first : first + rows]], settings)
 
 
 def _generate(
@@ -46,7 +51,6 @@ def _generate(
         {}
         if settings.beams == 1
         else {
-            "num_beams": settings.beams,
             "num_return_sequences": wanted,
             "length_penalty": settings.length_penalty,
             "early_stopping": settings.early_stopping,
@@ -58,6 +62,7 @@ def _generate(
             attention_mask=source.ne(padding).long(),
             forced_bos_token_id=first.language,
             do_sample=False,
+            num_beams=settings.beams,
             max_new_tokens=first.limit,
             return_dict_in_generate=True,
             output_scores=True,

@@ -13,7 +13,6 @@ from nllb_prune.errors import UsageError
 from nllb_prune.generation.decode import POSITIONS, ROWS, decode
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
-from nllb_prune.generation.through_transformers import generate
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.blocks import blocks_of
 from nllb_prune.model.routing import check_rows, mask_rows, routing_of
@@ -30,7 +29,7 @@ class Translation:
     log_probability: float
     """Of the whole translation, natural logarithm."""
     mean_log_probability: float
-    """A token."""
+    """Mean over the tokens, `</s>` counted."""
     score: float
     """What the search compared: log-probability / length ** length penalty."""
     ended: bool
@@ -101,11 +100,7 @@ def translations(
             limit = length_limit(len(ids))
             sentences.append(Sentence(key=n, source=ids, language=target_id, limit=limit, keep=keep[direction]))
     _warn_of_cut(sentences)
-    blocks = blocks_of(model)
-    if blocks is None:
-        hypotheses = generate(model, sentences, search, positions=positions)
-    else:
-        hypotheses = decode(model, blocks, sentences, search, rows=rows, positions=positions)
+    hypotheses = decode(model, blocks_of(model), sentences, search, rows=rows, positions=positions)
     for n in worded:
         each = hypotheses[n]
         decoded = tokenizer.batch_decode([h.tokens for h in each], skip_special_tokens=True)
@@ -137,6 +132,8 @@ def _masks_by_direction(
     distinct = sorted(set(directions))
     if masks is None:
         held = {name: stack.keep[0] for name, stack in state.stacks.items() if stack.keep is not None}
+        if any(stack.keep is not None and len(stack.keep) > 1 for stack in state.stacks.values()):
+            raise UsageError("`masks` must be given to this call for texts of several directions, but are set by row.")
         return dict.fromkeys(distinct, held)
     masks.check_model(state.spec)
     device = next(model.parameters()).device

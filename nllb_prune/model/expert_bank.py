@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,15 @@ class ExpertBank(nn.Module):
         slot_of[list(self.expert_ids)] = torch.arange(slots, device=device)
         self.register_buffer("slot_of", slot_of, persistent=False)
         self._views: dict[int, tuple[int, tuple[Tensor, ...]]] = {}
+
+    def _apply(self, *arguments: Any, **named: Any) -> ExpertBank:
+        self._views.clear()  # views of weights that are moved or converted would keep the old ones
+        applied: ExpertBank = super()._apply(*arguments, **named)  # type: ignore[no-untyped-call]
+        return applied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the views out of copies and files."""
+        return self.__dict__ | {"_views": {}}
 
     @property
     def complete(self) -> bool:

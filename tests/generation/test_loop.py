@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from nllb_prune.errors import UsageError
+from nllb_prune.generation.cache import TargetCache
 from nllb_prune.generation.loop import DecodingLoop
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.model.blocks import blocks_of
@@ -220,3 +221,48 @@ def test_a_limit_without_room_is_refused(blocks, settings, mixed_sentences, limi
         loop.add([mixed_sentences[0], replace(mixed_sentences[1], limit=limit)])
     assert len(loop) == 0
     assert run(loop, mixed_sentences[:1]).keys() == {mixed_sentences[0].key}
+
+
+def test_a_key_is_of_one_sentence(blocks, mixed_sentences):
+    loop = DecodingLoop(blocks, SearchSettings())
+    loop.add(mixed_sentences[:2])
+    with pytest.raises(UsageError, match="`key` must be of one sentence alone"):
+        loop.add(mixed_sentences[1:3])
+    assert len(loop) == 2
+
+
+def test_rows_that_could_not_join_leave_no_trace(blocks, mixed_sentences, monkeypatch):
+    expected = alone(blocks, SearchSettings(), mixed_sentences[:3])
+    loop = DecodingLoop(blocks, SearchSettings())
+    found = loop.add(mixed_sentences[:3]) | loop.step()
+
+    def fail(*_arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(blocks.decoder[-1]), "__call__", fail)
+        with pytest.raises(MemoryError):
+            loop.add(mixed_sentences[3:6])
+    while len(loop):
+        found |= loop.step()
+    same(found, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_masks_of_steps_are_aligned(blocks, mixed_sentences, monkeypatch, beams):
+    """As kernels on GPUs demand: however late the rows joined that are left."""
+    seen, begin = [], TargetCache.begin_step
+
+    def watched(self):
+        seen.append(begin(self))
+        return seen[-1]
+
+    monkeypatch.setattr(TargetCache, "begin_step", watched)
+    loop, waiting = DecodingLoop(blocks, SearchSettings(beams=beams)), list(mixed_sentences)
+    while waiting or len(loop):
+        if waiting:
+            loop.add([waiting.pop()])
+        loop.step()
+    offsets = {visible.storage_offset() for visible in seen if visible is not None}
+    assert len(offsets) > 1
+    assert all(offset % 8 == 0 for offset in offsets)

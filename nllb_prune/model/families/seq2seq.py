@@ -72,7 +72,8 @@ class PreNormBlocks:
         for stack in (self._encoder, self._decoder):
             table = stack.embed_positions
             if length + self.pad + 1 > table.weights.shape[0]:
-                table.make_weights(2 * length, table.embedding_dim, table.padding_idx)
+                with torch.inference_mode(False):
+                    table.make_weights(2 * length + self.pad + 1, table.embedding_dim, table.padding_idx)
 
     def finish_encoder(self, states: Tensor) -> Tensor:
         """Apply the last norm."""
@@ -146,7 +147,7 @@ class _Ffn:
     def __call__(self, states: Tensor, positions: Tensor | None, keep: Tensor | None) -> Tensor:
         output = states + self._update(_norm(self.norm, states), positions, keep)
         if output.dtype == torch.float16:
-            bound = torch.finfo(torch.float16).max - 1000  # as transformers does against overflow
+            bound = torch.finfo(torch.float16).max - 1000  # against overflow, as transformers does where it finds one
             output = output.clamp(-bound, bound)
         return output
 
