@@ -145,7 +145,7 @@ def endless(blocks, settings, sentences, gap):
     ("limits", "gap"),
     [
         pytest.param([12] * 30, 5, id="columns are dropped at the front"),
-        pytest.param([200] + [9, 30, 2] * 6, 8, id="one row looks back to the first column"),
+        pytest.param([130] + [9, 30, 2] * 6, 7, id="one row looks back to the first column"),
         pytest.param([20, 90, 45, 70, 8, 60, 33, 80, 50], 12, id="rows of any age"),
     ],
 )
