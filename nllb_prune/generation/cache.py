@@ -177,16 +177,16 @@ class SourceMemory:
 
     def join(self, layers: Sequence[KeysValues], visible: Tensor | None, lengths: Sequence[int]) -> None:
         """Add rows of sources of these lengths; the shorter of the two sides is padded."""
-        self._lengths += lengths
         new = torch.stack([torch.stack(layer) for layer in layers])
         old = self._memory
         if old is None:
-            self._memory, self.visible = new, visible
+            self._memory, self.visible, self._lengths = new, visible, list(lengths)
             return
         length = max(old.shape[-2], new.shape[-2])
+        memory = torch.cat([_lengthened(side, length) for side in (old, new)], dim=2)
         if visible is not None or self.visible is not None or old.shape[-2] != new.shape[-2]:
             self.visible = torch.cat([_visible(self.visible, old, length), _visible(visible, new, length)])
-        self._memory = torch.cat([_lengthened(side, length) for side in (old, new)], dim=2)
+        self._memory, self._lengths = memory, [*self._lengths, *lengths]
 
     def move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
         """Keep the first `rows` rows, after copying each ``(to, from)``."""

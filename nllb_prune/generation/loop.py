@@ -17,6 +17,7 @@ from nllb_prune.generation.cache import PROMPT, SourceMemory, TargetCache
 from nllb_prune.generation.candidates import best_continuations
 from nllb_prune.generation.search import Hypothesis, Search, SearchSettings, new_search
 from nllb_prune.model.blocks import Blocks, DecoderCall, encode, hide, keep_by_token
+from nllb_prune.tokenization import pad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,8 @@ class DecodingLoop:
     def _add(self, sentences: Sequence[Sentence]) -> dict[Hashable, list[Hypothesis]]:
         blocks = self.blocks
         blocks.reserve(max(sentence.limit for sentence in sentences) + 1)
-        encoded = encode(blocks, self._padded_sources(sentences), self._keep_rows("encoder", sentences))
+        ids = pad([sentence.source for sentence in sentences], blocks.pad).to(self.device)
+        encoded = encode(blocks, ids, self._keep_rows("encoder", sentences))
         source = [block.source(encoded.memory) for block in blocks.decoder]
         prompts = torch.tensor([[blocks.start, sentence.language] for sentence in sentences], device=self.device)
         states = blocks.embed_target(prompts, torch.arange(PROMPT, device=self.device))
@@ -111,11 +113,11 @@ class DecodingLoop:
         )
         for block, memory in zip(blocks.decoder, source, strict=True):
             states = block(states, memory, call)
-        self._source.join(source, encoded.visible, [len(sentence.source) for sentence in sentences])
         joined = [_Row(s, new_search(self.settings, end=blocks.end, limit=s.limit)) for s in sentences]
+        parents = self._choose(joined, states[:, -1:])
+        self._source.join(source, encoded.visible, [len(sentence.source) for sentence in sentences])
         self._rows += joined
         self._keep = self._decoder_keep()
-        parents = self._choose(joined, states[:, -1:])
         return self._leave([n for n, row in enumerate(parents, len(self._rows) - len(joined)) if row is None])
 
     @torch.inference_mode()
@@ -147,11 +149,6 @@ class DecodingLoop:
         """Drop sentences that nobody waits for any more; keys that are not here are ignored."""
         dropped = set(keys)
         self._leave([n for n, row in enumerate(self._rows) if row.sentence.key in dropped])
-
-    def _padded_sources(self, sentences: Sequence[Sentence]) -> Tensor:
-        longest = max(len(sentence.source) for sentence in sentences)
-        padded = [[*s.source, *[self.blocks.pad] * (longest - len(s.source))] for s in sentences]
-        return torch.tensor(padded, device=self.device)
 
     def _keep_rows(self, stack: str, sentences: Sequence[Sentence]) -> Tensor | None:
         """Return the masks of a stack ``(sentences or 1, layers, experts)``, or `None` if nobody has one."""
