@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from .network import Network, NetworkSettings, state_for_transformers
+from .network import NetworkSettings, state_for_transformers
 from .tokenizer import RECIPE
+from .train import new_network, phase_settings
 
 _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
@@ -83,24 +84,20 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dense", action="store_true")
+    parser.add_argument("--phase", type=int, help="of the recipe that trained it (default: the last)")
     options = parser.parse_args()
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     final = options.trained / "final.pt"
     source = final if final.exists() else options.trained / "checkpoint.pt"
     weights = torch.load(source, weights_only=True)["network"]
-    shape = recipe["network_dense" if options.dense else "network"]
-    settings = NetworkSettings(
-        vocabulary=weights["shared.weight"].shape[0],
-        dropout=recipe["training"]["dropout"],
-        expert_output_masking=recipe["training"]["expert_output_masking"],
-        **shape,
-    )
-    network = Network(settings)
+    settings = phase_settings(recipe, options.phase or len(recipe["phases"]))
+    vocabulary = weights["shared.weight"].shape[0]
+    network = new_network(recipe, settings, vocabulary=vocabulary, dense=options.dense)
     network.load_state_dict(weights)
     options.output.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().contiguous() for name, tensor in state_for_transformers(network).items()}
     save_file(state, options.output / "model.safetensors", metadata={"format": "pt"})
-    configuration(settings).save_pretrained(options.output)
+    configuration(network.settings).save_pretrained(options.output)
     generation_configuration().save_pretrained(options.output)
     for name in _TOKENIZER_FILES:
         shutil.copyfile(options.tokenizer / name, options.output / name)

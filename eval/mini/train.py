@@ -209,15 +209,19 @@ class Training:
         save(self.folder / "final.pt", {"network": self.network.state_dict()})
 
 
-def new_network(recipe: dict[str, Any], text: TokenisedText, *, dense: bool) -> Network:
+def phase_settings(recipe: dict[str, Any], phase: int) -> dict[str, Any]:
+    """Return the settings of a phase, from 1: those of every training and its own over them."""
+    return {**recipe["training"], **recipe["phases"][phase - 1]}
+
+
+def new_network(recipe: dict[str, Any], settings: dict[str, Any], *, vocabulary: int, dense: bool) -> Network:
     """Make the network of the recipe with random weights."""
     torch.manual_seed(recipe["seed"])
-    training = recipe["training"]
     return Network(
         NetworkSettings(
-            vocabulary=max(text.language_ids.values()) + 1,  # the language codes are the last ids
-            dropout=training["dropout"],
-            expert_output_masking=training["expert_output_masking"],
+            vocabulary=vocabulary,
+            dropout=settings["dropout"],
+            expert_output_masking=settings["expert_output_masking"],
             **recipe["network_dense" if dense else "network"],
         )
     )
@@ -247,12 +251,13 @@ def main() -> None:
     phases = recipe["phases"]
     if not 1 <= options.phase <= len(phases):
         raise SystemExit(f"`--phase` must be from 1 to {len(phases)}, but is {options.phase} instead.")
-    settings = recipe["training"] | phases[options.phase - 1] | ({"steps": options.steps} if options.steps else {})
+    settings = phase_settings(recipe, options.phase) | ({"steps": options.steps} if options.steps else {})
     aligned = read_text(options.text, recipe["languages"])
     tokenizer_file = str(options.tokenizer / "tokenizer.json")
     text = tokenise(aligned, "train", tokenizer_file)
     held_out = held_out_batches(tokenise(aligned, "dev", tokenizer_file))
-    network = new_network(recipe, text, dense=options.dense)
+    vocabulary = max(text.language_ids.values()) + 1  # the language codes are the last ids
+    network = new_network(recipe, settings, vocabulary=vocabulary, dense=options.dense)
     if options.initial is not None:
         load_from_transformers(network, load_file(options.initial / "model.safetensors"))
     options.output.mkdir(parents=True, exist_ok=True)
