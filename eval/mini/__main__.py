@@ -41,7 +41,8 @@ def main() -> None:
             if not (trained / "final.pt").exists():
                 inputs = ("--text", options.text, "--tokenizer", tokenizer, *initial)
                 _step("train", *inputs, "--output", trained, "--phase", str(number), *dense)
-            _step("export", "--trained", trained, "--tokenizer", tokenizer, "--output", exported, "--phase", str(number), *dense)
+            written = ("--output", exported, "--phase", str(number))
+            _step("export", "--trained", trained, "--tokenizer", tokenizer, *written, *dense)
             initial = ("--initial", exported)
         write_flores_layout(
             read_text(options.text, recipe["languages"]), options.output / "mini" / "text", ("dev", "test")

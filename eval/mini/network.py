@@ -1,13 +1,14 @@
 """The network that is trained: NLLB-MoE's (or M2M-100's) function and tensor names, written for a fast CPU step.
 
-Differences from the model it becomes are those of training alone: dropout, expert-output masking, the
-load-balancing loss, and experts as stacked tensors. `state_for_transformers` gives the tensors under the names of
+Differences from the model it becomes are those of training alone: dropout, expert-output masking, the losses of the
+routers, and experts as stacked tensors. `state_for_transformers` gives the tensors under the names of
 transformers; a test checks that both compute the same.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +97,7 @@ class DenseFfn(nn.Module):
 
 
 class SparseFfn(nn.Module):
-    """Top-2 experts with expert-output masking; `balance` holds the load-balancing loss of the last call."""
+    """Top-2 experts with expert-output masking; `balance` and `spread` hold the losses of the last call's routing."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -110,15 +111,17 @@ class SparseFfn(nn.Module):
         self.fc2_weight = nn.Parameter(torch.empty(e, d, f).uniform_(-bound, bound))
         self.fc2_bias = nn.Parameter(torch.zeros(e, d))
         self.balance = torch.zeros(())
+        self.spread = torch.zeros(())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, D) valid tokens -> (N, D)."""
+    def forward(self, x: Tensor, languages: Tensor) -> Tensor:
+        """(N, D) valid tokens, (N,) number of the language of each -> (N, D)."""
         experts = self.router.out_features
         with torch.autocast("cpu", enabled=False):
             probabilities = functional.linear(x.float(), self.router.weight).softmax(-1)
         best, chosen = probabilities.topk(2, dim=-1)  # (N, 2)
         share = functional.one_hot(chosen[:, 0], experts).float().mean(0)
         self.balance = experts * (share * probabilities.mean(0)).sum()
+        self.spread = conditional_entropy(probabilities, languages)
         gates = best / best.sum(-1, keepdim=True)
         if self.training and self.masking:
             gates = gates * (torch.rand_like(gates) >= self.masking)
@@ -138,6 +141,22 @@ class SparseFfn(nn.Module):
             ]
         weighted = torch.cat(outputs) * gates.flatten()[order].unsqueeze(-1)
         return torch.zeros_like(weighted[: len(x)]).index_add(0, token, weighted)
+
+
+def conditional_entropy(probabilities: Tensor, languages: Tensor) -> Tensor:
+    """Return the entropy of the expert given the language, in nats.
+
+    With the load balanced, less of it is more mutual information of expert and language (arXiv 2212.08066).
+
+    Args:
+        probabilities: Of the router ``(N, experts)``.
+        languages: Number of the language of each token ``(N,)``.
+    """
+    member = functional.one_hot(languages).to(probabilities.dtype)  # (N, L)
+    tokens = member.sum(0)
+    given = (member.T @ probabilities) / tokens.clamp_min(1).unsqueeze(1)  # (L, experts)
+    entropy = -(given * given.clamp_min(1e-9).log()).sum(1)
+    return (entropy * tokens).sum() / tokens.sum()
 
 
 class Layer(nn.Module):
@@ -160,10 +179,11 @@ class Layer(nn.Module):
         x: Tensor,
         mask: Tensor,
         valid: Tensor,
+        languages: Tensor,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); `valid` holds the flat positions that are not padding."""
+        """(B, T, D) -> (B, T, D); `valid` holds the flat positions that are not padding, `languages` theirs."""
         dropout = self._dropout[0]
         normed = self.self_attn_layer_norm(x)
         x = x + dropout(self.self_attn(normed, normed, mask))
@@ -174,7 +194,9 @@ class Layer(nn.Module):
         normed = self.ff_layer_norm(x)
         if self.sparse:
             flat = normed.flatten(0, 1)
-            out = torch.zeros_like(flat).index_copy(0, valid, self.ffn(flat[valid]).to(flat.dtype)).view_as(x)
+            out = (
+                torch.zeros_like(flat).index_copy(0, valid, self.ffn(flat[valid], languages).to(flat.dtype)).view_as(x)
+            )
         else:
             out = self.ffn(normed)
         return x + dropout(out)
@@ -227,21 +249,35 @@ class Network(nn.Module):
         source_mask = source.ne(pad)[:, None, None, :]
         source_valid = source.ne(pad).flatten().nonzero().squeeze(1)
         x = self._embed(source)
+        languages = numbered(source[:, 0])[source_valid // source.shape[1]]
         for layer in self.encoder.layers:
-            x = layer(x, source_mask, source_valid)
+            x = layer(x, source_mask, source_valid, languages)
         memory = self.encoder.layer_norm(x)
         length = target.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
         target_valid = target.ne(pad).flatten().nonzero().squeeze(1)
         x = self._embed(target)
+        languages = numbered(target[:, 1])[target_valid // length]
         for layer in self.decoder.layers:
-            x = layer(x, causal, target_valid, memory, source_mask)
+            x = layer(x, causal, target_valid, languages, memory, source_mask)
         return self.decoder.layer_norm(x)
 
     def balance(self) -> Tensor:
         """Return the mean load-balancing loss of the last call; 1 is perfectly balanced."""
-        losses = [layer.ffn.balance for stack in (self.encoder, self.decoder) for layer in stack.layers if layer.sparse]
+        return self._mean(lambda ffn: ffn.balance)
+
+    def spread(self) -> Tensor:
+        """Return the mean entropy of the expert given the language in the last call, in nats."""
+        return self._mean(lambda ffn: ffn.spread)
+
+    def _mean(self, loss: Callable[[SparseFfn], Tensor]) -> Tensor:
+        losses = [loss(layer.ffn) for stack in (self.encoder, self.decoder) for layer in stack.layers if layer.sparse]
         return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
+def numbered(tokens: Tensor) -> Tensor:
+    """Return small numbers, equal where the tokens are equal."""
+    return tokens.unique(return_inverse=True)[1]
 
 
 def state_for_transformers(network: Network, *, copy: bool = True) -> dict[str, Tensor]:

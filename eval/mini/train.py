@@ -151,7 +151,10 @@ class Training:
             group["lr"] = settings["learning_rate"] * learning_rate_share(progress.step, settings)
         loss, tokens = loss_of(self.network, batch, settings["label_smoothing"])
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + settings["balance_weight"] * self.network.balance()).backward()
+        routing = (
+            settings["balance_weight"] * self.network.balance() + settings["spread_weight"] * self.network.spread()
+        )
+        (loss + routing).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings["clip_norm"])
         self.optimizer.step()
         progress.step, progress.tokens = progress.step + 1, progress.tokens + tokens
@@ -177,6 +180,7 @@ class Training:
             "loss": round(self.progress.smoothed, 4),
             "dev": round(held_out_loss(self.network, held_out), 4),
             "balance": round(self.network.balance().item(), 3),
+            "spread": round(self.network.spread().item(), 3),
         }
         print(json.dumps(row), flush=True)
         with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:

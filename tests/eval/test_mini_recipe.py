@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from eval.mini.network import (
     MaskPool,
     Network,
     NetworkSettings,
+    conditional_entropy,
     load_from_transformers,
     state_for_transformers,
 )
@@ -70,10 +72,33 @@ def test_masked_expert_outputs_keep_their_mean():
     layer = Network(SPARSE).encoder.layers[1].ffn
     x = torch.randn(3, SPARSE.d_model)
     with torch.no_grad():
-        trained = torch.stack([layer(x) for _ in range(4000)]).mean(0)
+        languages = torch.zeros(3, dtype=torch.int64)
+        trained = torch.stack([layer(x, languages) for _ in range(4000)]).mean(0)
         layer.eval()
-        used = layer(x)
+        used = layer(x, languages)
     assert torch.allclose(trained, used, atol=0.05)
+
+
+def test_spread_is_the_entropy_of_the_expert_given_the_language():
+    disjoint = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    of = conditional_entropy
+    assert float(of(disjoint, torch.tensor([0, 0, 1]))) == pytest.approx(math.log(2), rel=1e-5)
+    one_language = 2 / 3 * math.log(3) + 1 / 3 * math.log(6)  # shares 1/3, 1/3, 1/6, 1/6
+    assert float(of(disjoint, torch.zeros(3, dtype=torch.int64))) == pytest.approx(one_language, rel=1e-5)
+
+
+def test_languages_are_those_of_the_tokens():
+    seen = []
+    network = Network(SPARSE).eval()
+    for stack in (network.encoder, network.decoder):
+        for layer in stack.layers:
+            if layer.sparse:
+                layer.ffn.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].tolist()))
+    source = torch.tensor([[9, 5, 6, 2], [8, 5, 2, 1], [9, 2, 1, 1]])
+    target = torch.tensor([[2, 7, 5], [2, 9, 1], [2, 7, 6]])
+    network(source, target)
+    assert seen[0] == [1, 1, 1, 1, 0, 0, 0, 1, 1]
+    assert seen[-1] == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
 def test_balance_is_one_when_even():
