@@ -97,7 +97,7 @@ class DenseFfn(nn.Module):
 
 
 class SparseFfn(nn.Module):
-    """Top-2 experts with expert-output masking; `balance` and `spread` hold the losses of the last call's routing."""
+    """Top-2 experts with expert-output masking; `balance` and `information` say how the last call was routed."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class SparseFfn(nn.Module):
         self.fc2_weight = nn.Parameter(torch.empty(e, d, f).uniform_(-bound, bound))
         self.fc2_bias = nn.Parameter(torch.zeros(e, d))
         self.balance = torch.zeros(())
-        self.spread = torch.zeros(())
+        self.information = torch.zeros(())
 
     def forward(self, x: Tensor, languages: Tensor) -> Tensor:
         """(N, D) valid tokens, (N,) number of the language of each -> (N, D)."""
@@ -121,7 +121,7 @@ class SparseFfn(nn.Module):
         best, chosen = probabilities.topk(2, dim=-1)  # (N, 2)
         share = functional.one_hot(chosen[:, 0], experts).float().mean(0)
         self.balance = experts * (share * probabilities.mean(0)).sum()
-        self.spread = conditional_entropy(probabilities, languages)
+        self.information = mutual_information(probabilities, languages)
         gates = best / best.sum(-1, keepdim=True)
         if self.training and self.masking:
             gates = gates * (torch.rand_like(gates) >= self.masking)
@@ -143,10 +143,11 @@ class SparseFfn(nn.Module):
         return torch.zeros_like(weighted[: len(x)]).index_add(0, token, weighted)
 
 
-def conditional_entropy(probabilities: Tensor, languages: Tensor) -> Tensor:
-    """Return the entropy of the expert given the language, in nats.
+def mutual_information(probabilities: Tensor, languages: Tensor) -> Tensor:
+    """Return the mutual information of the expert that a router would draw and the language, in nats.
 
-    With the load balanced, less of it is more mutual information of expert and language (arXiv 2212.08066).
+    Training maximises it (arXiv 2212.08066 does, of experts and tasks) so that languages part, where balance would be
+    as good with every language in every expert.
 
     Args:
         probabilities: Of the router ``(N, experts)``.
@@ -155,8 +156,11 @@ def conditional_entropy(probabilities: Tensor, languages: Tensor) -> Tensor:
     member = functional.one_hot(languages).to(probabilities.dtype)  # (N, L)
     tokens = member.sum(0)
     given = (member.T @ probabilities) / tokens.clamp_min(1).unsqueeze(1)  # (L, experts)
-    entropy = -(given * given.clamp_min(1e-9).log()).sum(1)
-    return (entropy * tokens).sum() / tokens.sum()
+    return _entropy(probabilities.mean(0)) - (_entropy(given) * tokens).sum() / tokens.sum()
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp_min(1e-9).log()).sum(-1)
 
 
 class Layer(nn.Module):
@@ -266,12 +270,12 @@ class Network(nn.Module):
         """Return the mean load-balancing loss of the last call; 1 is perfectly balanced."""
         return self._mean(lambda ffn: ffn.balance)
 
-    def spread(self) -> Tensor:
-        """Return the mean entropy of the expert given the language in the last call, in nats."""
-        return self._mean(lambda ffn: ffn.spread)
+    def information(self) -> Tensor:
+        """Return the mean mutual information of expert and language in the last call, in nats."""
+        return self._mean(lambda ffn: ffn.information)
 
-    def _mean(self, loss: Callable[[SparseFfn], Tensor]) -> Tensor:
-        losses = [loss(layer.ffn) for stack in (self.encoder, self.decoder) for layer in stack.layers if layer.sparse]
+    def _mean(self, of: Callable[[SparseFfn], Tensor]) -> Tensor:
+        losses = [of(layer.ffn) for stack in (self.encoder, self.decoder) for layer in stack.layers if layer.sparse]
         return torch.stack(losses).mean() if losses else torch.zeros(())
 
 

@@ -180,7 +180,7 @@ class Training:
             "loss": round(self.progress.smoothed, 4),
             "dev": round(held_out_loss(self.network, held_out), 4),
             "balance": round(self.network.balance().item(), 3),
-            "spread": round(self.network.spread().item(), 3),
+            "information": round(self.network.information().item(), 3),
         }
         print(json.dumps(row), flush=True)
         with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:

@@ -15,8 +15,8 @@ from eval.mini.network import (
     MaskPool,
     Network,
     NetworkSettings,
-    conditional_entropy,
     load_from_transformers,
+    mutual_information,
     state_for_transformers,
 )
 from eval.mini.text import capitalised, final_marks, read_text
@@ -79,12 +79,13 @@ def test_masked_expert_outputs_keep_their_mean():
     assert torch.allclose(trained, used, atol=0.05)
 
 
-def test_spread_is_the_entropy_of_the_expert_given_the_language():
+def test_information_of_expert_and_language():
     disjoint = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
-    of = conditional_entropy
-    assert float(of(disjoint, torch.tensor([0, 0, 1]))) == pytest.approx(math.log(2), rel=1e-5)
-    one_language = 2 / 3 * math.log(3) + 1 / 3 * math.log(6)  # shares 1/3, 1/3, 1/6, 1/6
-    assert float(of(disjoint, torch.zeros(3, dtype=torch.int64))) == pytest.approx(one_language, rel=1e-5)
+    shares = 2 / 3 * math.log(3 / 2) + 1 / 3 * math.log(3)  # who speaks is known from the expert
+    assert float(mutual_information(disjoint, torch.tensor([0, 0, 1]))) == pytest.approx(shares, rel=1e-5)
+    for same in (disjoint[:2], torch.full((2, 4), 0.25)):
+        assert float(mutual_information(same, torch.tensor([0, 1]))) == pytest.approx(0, abs=1e-6)
+    assert float(mutual_information(disjoint, torch.zeros(3, dtype=torch.int64))) == pytest.approx(0, abs=1e-6)
 
 
 def test_languages_are_those_of_the_tokens():
