@@ -151,9 +151,8 @@ class Training:
             group["lr"] = settings["learning_rate"] * learning_rate_share(progress.step, settings)
         loss, tokens = loss_of(self.network, batch, settings["label_smoothing"])
         self.optimizer.zero_grad(set_to_none=True)
-        routing = (
-            settings["balance_weight"] * self.network.balance() + settings["spread_weight"] * self.network.spread()
-        )
+        balance, information = self.network.balance(), self.network.information()
+        routing = settings["balance_weight"] * balance - settings["information_weight"] * information
         (loss + routing).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings["clip_norm"])
         self.optimizer.step()
