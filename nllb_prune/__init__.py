@@ -12,8 +12,8 @@ from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
+    from nllb_prune.calibration.calibrate import calibrate
     from nllb_prune.calibration.statistics import ExpertStatistics
-    from nllb_prune.calibration.teacher_forced import calibrate
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.generation.search import SearchSettings
@@ -30,7 +30,7 @@ _HOMES = {
     "ParallelText": "corpus",
     "SearchSettings": "generation.search",
     "Translation": "generation.translate",
-    "calibrate": "calibration.teacher_forced",
+    "calibrate": "calibration.calibrate",
     "clear_masks": "model.routing",
     "evaluate": "evaluation.evaluate",
     "load_model": "model.loading",

@@ -14,11 +14,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the path and rename onto it; folders are made as needed.
 
     Raises:
-        UsageError: if there is a folder of that name.
+        UsageError: if there is a folder of that name, or the system refuses: a full disk, a place one may not write to.
     """
     if path.is_dir():
         raise UsageError(f"`{path}` must be a file to write, but is a folder instead.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside(path, content)
+    except OSError as error:
+        raise UsageError(
+            f"`{path}` must be a place to write {len(content):,} bytes to, but is not ({error.strerror or error})."
+        ) from error
+
+
+def _write_beside(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         beside.write_bytes(content)

@@ -1,73 +1,90 @@
-"""Adds up, on the device, what the sparse layers do, kept apart by position class."""
+"""Hears what the sparse layers do and passes it to the collectors of each stack."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nllb_prune.calibration.statistics import CLASSES, Table
+from nllb_prune.calibration.collectors import COLLECTORS, PARTS, Call, Sizes
+from nllb_prune.calibration.fields import ONCE, collected, fields_of
+from nllb_prune.calibration.tables import CLASSES, Table
 from nllb_prune.model.routing import RoutedTokens
-from nllb_prune.model.spec import ModelSpec, Stack
-
-PARTS = {"encoder": ("language", "inner", "end"), "decoder": ("start", "language", "inner", "end")}
-"""Classes that do not overlap; a decoder's `text` is `inner` and `end` together."""
-
-_SUMS = ("first", "second", "p_first", "p_second", "p_all", "gate")
-_COUNTS = ("first", "second")
+from nllb_prune.model.spec import ModelSpec
 
 
 class StatisticsObserver:
-    """Collects the sums of `ExpertStatistics` for one table of each stack.
+    """Collects one table of each stack.
 
-    Set `classes[stack]` to the class of every position of the next call, an index into `PARTS`,
-    ``(rows, length)``, before making it.
+    Set `classes[stack]` to the class of every position of the next call, an index into `PARTS`, ``(rows, length)``, and
+    `ids[stack]` to the token it reads, before making it.
     """
 
-    def __init__(self, spec: ModelSpec, *, device: torch.device | str = "cpu") -> None:
-        self._stacks = {stack.name: stack for stack in spec.stacks}
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        collect: Iterable[str] = ("core",),
+        sizes: Sizes | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        groups = [name for name in collected(collect) if name != ONCE]
+        sizes = sizes or Sizes(vocabulary=0, d_model=0, seed=0)
+        self._collectors = {
+            stack.name: [COLLECTORS[name](stack, device, sizes) for name in groups] for stack in spec.stacks
+        }
+        self._fields = fields_of(groups)
+        self.wants_outputs = any(each.wants_outputs for each in next(iter(self._collectors.values())))
         self.classes: dict[str, Tensor] = {}
-        self._sums = {stack.name: _zeros(stack, device) for stack in spec.stacks}
-        self._tokens = {s.name: torch.zeros(len(PARTS[s.name]), dtype=torch.int64, device=device) for s in spec.stacks}
+        self.ids: dict[str, Tensor] = {}
 
+    @torch.no_grad()
     def observe(self, stack: str, layer: int, routed: RoutedTokens) -> None:
         """Add a call of a sparse layer."""
-        part = self.classes[stack].flatten()
-        part = part if routed.positions is None else part[routed.positions]
-        experts = routed.probabilities.shape[1]
-        sums = {name: tensor[:, layer] for name, tensor in self._sums[stack].items()}
-        probabilities = routed.probabilities.double()
-        for rank, (count, mass) in enumerate((("first", "p_first"), ("second", "p_second"))):
-            chosen = routed.chosen[:, rank]
-            cell = part * experts + chosen
-            ranked = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1)
-            _add(sums[count], cell, None)
-            _add(sums[mass], cell, ranked)
-        sums["p_all"] += torch.zeros_like(sums["p_all"]).index_add_(0, part, probabilities)
-        for rank in range(routed.chosen.shape[1]):
-            _add(sums["gate"], part * experts + routed.chosen[:, rank], routed.gates[:, rank].double())
-        if layer == 0:
-            self._tokens[stack] += part.bincount(minlength=len(PARTS[stack]))
+        call = self._call(stack, layer, routed)
+        for collector in self._collectors[stack]:
+            collector.observe(call)
+
+    def observe_outputs(self, stack: str, layer: int, routed: RoutedTokens, values: Tensor, order: Tensor) -> Tensor:
+        """Add what the experts computed."""
+        call = self._call(stack, layer, routed)
+        for collector in self._collectors[stack]:
+            if collector.wants_outputs:
+                values = collector.observe_outputs(call, values, order)
+        return values
+
+    def _call(self, stack: str, layer: int, routed: RoutedTokens) -> Call:
+        parts, ids = self.classes[stack].flatten(), self.ids[stack].flatten()
+        if routed.positions is not None:
+            parts, ids = parts[routed.positions], ids[routed.positions]
+        return Call(layer, routed, parts, ids)
 
     def tables(self) -> dict[str, Table]:
-        """Return the sums so far by stack, classes in the order of `CLASSES`."""
-        return {name: self._table(name) for name in self._stacks}
+        """Return what was collected so far by stack, position classes in the order of `CLASSES`."""
+        return {name: self._table(name) for name in self._collectors}
 
     def _table(self, stack: str) -> Table:
-        members = _members(stack)
-        table: Table = {"tokens": np.stack([self._tokens[stack].cpu().numpy()[m].sum(0) for m in members])}
-        for name, tensor in self._sums[stack].items():
-            array = tensor.cpu().numpy()
-            table[name] = np.stack([array[m].sum(0) for m in members])
-        return table
+        arrays: Table = {}
+        for collector in self._collectors[stack]:
+            arrays |= collector.table()
+        joined = {
+            name: _by_class(arrays[name], stack, largest=field.join == "largest")
+            if field.axes[0] == "class"
+            else arrays[name].copy()
+            for name, field in self._fields.items()
+        }
+        if "sample_class" in joined:
+            joined["sample_class"] = np.asarray(_first_class(stack))[arrays["sample_class"]]
+        return joined
 
 
-def _zeros(stack: Stack, device: torch.device | str) -> dict[str, Tensor]:
-    shape = (len(PARTS[stack.name]), len(stack.layers), stack.experts)
-    return {
-        name: torch.zeros(shape, dtype=torch.int64 if name in _COUNTS else torch.float64, device=device)
-        for name in _SUMS
-    }
+def _by_class(array: NDArray[np.generic], stack: str, *, largest: bool) -> NDArray[np.generic]:
+    """Turn the axis of parts, which do not overlap, into that of classes, which do."""
+    joined = [array[m].max(0) if largest else array[m].sum(0) for m in _members(stack)]
+    return np.stack(joined)
 
 
 def _members(stack: str) -> list[list[int]]:
@@ -77,6 +94,6 @@ def _members(stack: str) -> list[list[int]]:
     return [[parts.index(part) for part in consists.get(name, (name,))] for name in CLASSES[stack]]
 
 
-def _add(sums: Tensor, cell: Tensor, weights: Tensor | None) -> None:
-    # (parts, experts) += sums of `weights` by cell; bincount adds in the order of the tokens
-    sums += cell.bincount(weights, minlength=sums.numel()).view_as(sums)
+def _first_class(stack: str) -> list[int]:
+    """Return the narrowest class of each part, as an index of `CLASSES`."""
+    return [CLASSES[stack].index("text" if part == "inner" else part) for part in PARTS[stack]]

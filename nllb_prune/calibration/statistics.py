@@ -6,64 +6,39 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from nllb_prune._files import write_bytes
 from nllb_prune._version import __version__
+from nllb_prune.calibration.fields import ONCE, Field, collected, fields_of
+from nllb_prune.calibration.tables import (
+    CLASSES,
+    Table,
+    checked_table,
+    empty_table,
+    join_tables,
+    position_classes,
+    tables_by_key,
+)
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import split_direction
-from nllb_prune.model.spec import Fingerprint, ModelSpec, Stack
+from nllb_prune.model.spec import Fingerprint, ModelSpec, ParameterCounts, Stack
 
-Table = dict[str, NDArray[Any]]
-"""The statistics of one stack for one key: the arrays of `FIELDS`, whose first axis is the position class."""
+__all__ = ["CLASSES", "TEXT", "ExpertStatistics", "Granularity", "Setting", "Table", "empty_table", "position_classes"]
+
 Granularity = Literal["language", "pair"]
 Setting = str | int | float
 TEXT = "text/"
 """Begins the name of a signature's entry that holds the digest of a language's lines."""
 
-CLASSES = {"encoder": ("all", "language", "text", "end"), "decoder": ("all", "start", "language", "text", "end")}
-"""Names of the position classes; those of the encoder are of any stack keyed by source."""
-COUNTS = ("first", "second")
-SUMS = ("p_first", "p_second", "p_all", "gate")
-FIELDS = ("tokens", *COUNTS, *SUMS)
-
-_FORMAT, _VERSION, _METADATA = "nllb-prune/statistics", 1, "nllb-prune"
-# Sums are multiples of 2**-28 (4e-9 of one token), so that float64 adds them without rounding while they stay below
-# 2**25 tokens: shards, sentences and directions then give the same bytes in whatever order they are added.
-_GRID = 2.0**28
-
-
-def position_classes(stack: Stack) -> tuple[str, ...]:
-    """Return the names of the position classes of a stack, `all` first."""
-    return CLASSES["encoder" if stack.keyed_by == "source" else "decoder"]
-
-
-def empty_table(stack: Stack) -> Table:
-    """Return a table of zeros.
-
-    Returns:
-        `tokens` (classes,) and `first`, `second` (classes, layers, experts) in int64; `p_first`, `p_second`, `p_all`
-        and `gate` (classes, layers, experts) in float64.
-    """
-    shapes = _shapes(stack)
-    return {field: np.zeros(shapes[field], np.float64 if field in SUMS else np.int64) for field in FIELDS}
-
-
-def add_tables(tables: Iterable[Table]) -> Table:
-    """Return the sum of tables of one stack; there must be at least one."""
-    first, *others = tables
-    total = {field: first[field].copy() for field in FIELDS}
-    for table in others:
-        for field in FIELDS:
-            total[field] += table[field]
-    return total
+_FORMAT, _VERSION, _METADATA = "nllb-prune/statistics", 2, "nllb-prune"
+_EVERY_KEY = "*"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +56,10 @@ class ExpertStatistics:
     """Ids of the work items added up, sorted."""
     signature: Mapping[str, Setting]
     """How they were made; only statistics made the same way can be merged."""
+    collect: tuple[str, ...] = ("core",)
+    """Groups of fields that the tables have."""
+    weights: Mapping[str, Table] = field(default_factory=dict)
+    """Tables of the group `weights` by stack, when it was collected."""
 
     def __post_init__(self) -> None:
         if self.spec.fingerprint is None:
@@ -96,10 +75,31 @@ class ExpertStatistics:
             )
         for _, key in self.tables if self.granularity == "pair" else ():
             split_direction(key)
-        tables = {(name, key): _checked(self.tables[name, key], stacks[name], key) for name, key in sorted(self.tables)}
+        object.__setattr__(self, "collect", collected(self.collect))
+        tables = {
+            (name, key): checked_table(self.tables[name, key], self._fields(), stacks[name], f"{name}/{key}")
+            for name, key in sorted(self.tables)
+        }
         object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "weights", self._checked_weights())
         object.__setattr__(self, "items", _without_repeats(self.items))
         object.__setattr__(self, "signature", dict(sorted(self.signature.items())))
+
+    def _fields(self) -> dict[str, Field]:
+        return fields_of(group for group in self.collect if group != ONCE)
+
+    def _checked_weights(self) -> dict[str, Table]:
+        wanted = {stack.name for stack in self.spec.stacks} if ONCE in self.collect else set()
+        if set(self.weights) != wanted:
+            raise UsageError(
+                f"`weights` must be of the stacks {', '.join(sorted(wanted)) or '(none)'}, "
+                f"but are of {', '.join(sorted(self.weights)) or 'none'} instead."
+            )
+        fields = fields_of([ONCE])
+        return {
+            name: checked_table(self.weights[name], fields, self.spec.stack(name), name)
+            for name in sorted(self.weights)
+        }
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -122,8 +122,9 @@ class ExpertStatistics:
             ) from None
 
     def pooled(self, stack: str, keys: Iterable[str]) -> Table:
-        """Return the sum of the tables of some keys; none at all give zeros."""
-        return add_tables([empty_table(self.spec.stack(stack)), *(self.table(stack, key) for key in keys)])
+        """Return the tables of some keys as one; none at all give zeros of the group `core`."""
+        tables = [self.table(stack, key) for key in keys]
+        return join_tables(tables) if tables else empty_table(self.spec.stack(stack))
 
     def directions(self, stack: str) -> dict[str, tuple[str, ...]]:
         """Return the directions of pair statistics by the language that the stack is keyed by."""
@@ -141,7 +142,15 @@ class ExpertStatistics:
             for stack in self.spec.stacks
             for key, members in self.directions(stack.name).items()
         }
-        return ExpertStatistics(self.spec, "language", tables, items=self.items, signature=self.signature)
+        return ExpertStatistics(
+            self.spec,
+            "language",
+            tables,
+            items=self.items,
+            signature=self.signature,
+            collect=self.collect,
+            weights=self.weights,
+        )
 
     def merge(self, other: ExpertStatistics) -> ExpertStatistics:
         """Return the sum with another; see `merge_all`."""
@@ -154,7 +163,8 @@ class ExpertStatistics:
         Parts are added in the order of their items, so the order they are given in does not matter.
 
         Raises:
-            UsageError: if there is none, or models, granularities or signatures differ, or an item is in two parts.
+            UsageError: if there is none, or models, granularities, groups or signatures differ, or an item is in two
+                parts.
         """
         ordered = sorted(parts, key=lambda part: part.items)
         if not ordered:
@@ -165,7 +175,15 @@ class ExpertStatistics:
             _check_mergeable(first, other, signature)
             signature |= other.signature
         items = tuple(item for part in ordered for item in part.items)
-        return cls(first.spec, first.granularity, _sum_by_key(ordered), items=items, signature=signature)
+        return cls(
+            first.spec,
+            first.granularity,
+            tables_by_key(part.tables for part in ordered),
+            items=items,
+            signature=signature,
+            collect=first.collect,
+            weights={name: join_tables([part.weights[name] for part in ordered]) for name in first.weights},
+        )
 
     def to_bytes(self) -> bytes:
         """Return the safetensors file; equal statistics give equal bytes."""
@@ -195,33 +213,30 @@ class ExpertStatistics:
         """Rebuild from `to_bytes`; `name` is what to call the content in messages."""
         metadata = _metadata(content, name)
         try:
+            tables = _tables(safetensors_numpy.load(content))
             return cls(
                 _spec_from_json(metadata),
                 metadata["granularity"],
-                _tables(safetensors_numpy.load(content)),
+                {place: table for place, table in tables.items() if place[1] != _EVERY_KEY},
                 items=tuple(metadata["items"]),
                 signature=metadata["signature"],
+                collect=tuple(metadata["collect"]),
+                weights={stack: table for (stack, key), table in tables.items() if key == _EVERY_KEY},
             )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"`{name}` must be a statistics file, but its content is wrong: {error}") from None
 
     def _to_bytes(self, extra: Mapping[str, str]) -> bytes:
         metadata = {"format": _FORMAT, "version": _VERSION, **extra, **_spec_to_json(self.spec)}
         metadata |= {"granularity": self.granularity, "items": list(self.items), "signature": dict(self.signature)}
+        metadata["collect"] = list(self.collect)
+        places = {**self.tables, **{(stack, _EVERY_KEY): table for stack, table in self.weights.items()}}
         tensors = {
-            f"{stack}/{key}/{field}": table[field] for (stack, key), table in self.tables.items() for field in FIELDS
+            f"{stack}/{key}/{name}": array for (stack, key), table in places.items() for name, array in table.items()
         }
         text = json.dumps(metadata, ensure_ascii=False, sort_keys=True)
         content: bytes = safetensors_numpy.save(tensors, metadata={_METADATA: text})
         return content
-
-
-def _sum_by_key(parts: Iterable[ExpertStatistics]) -> dict[tuple[str, str], Table]:
-    groups: dict[tuple[str, str], list[Table]] = {}
-    for part in parts:
-        for key, table in part.tables.items():
-            groups.setdefault(key, []).append(table)
-    return {key: add_tables(tables) for key, tables in groups.items()}
 
 
 def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics, signature: Mapping[str, Setting]) -> None:
@@ -232,6 +247,10 @@ def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics, signature: Mappin
         raise UsageError(
             f"`granularity` of the parts must be equal, but is {a.granularity} and {b.granularity} instead. "
             "Turn statistics of pairs into those of languages first."
+        )
+    if a.collect != b.collect:
+        raise UsageError(
+            f"`collect` of the parts must be equal, but is {', '.join(a.collect)} and {', '.join(b.collect)} instead."
         )
     differing = [
         name
@@ -251,33 +270,6 @@ def _without_repeats(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(counts))
 
 
-def _shapes(stack: Stack) -> dict[str, tuple[int, ...]]:
-    classes = len(position_classes(stack))
-    full = (classes, len(stack.layers), stack.experts)
-    return {field: (classes,) if field == "tokens" else full for field in FIELDS}
-
-
-def _checked(table: Mapping[str, NDArray[Any]], stack: Stack, key: str) -> Table:
-    where = f"{stack.name}/{key}"
-    if set(table) != set(FIELDS):
-        raise UsageError(
-            f"`{where}` must have the fields {', '.join(FIELDS)}, but has {', '.join(sorted(table))} instead."
-        )
-    checked = {}
-    for field, shape in _shapes(stack).items():
-        if table[field].shape != shape:
-            raise UsageError(f"`{where}/{field}` must have shape {shape}, but has {table[field].shape} instead.")
-        if not np.isfinite(table[field]).all() or (table[field] < 0).any():
-            raise UsageError(f"`{where}/{field}` must be finite and not negative, but is not.")
-        checked[field] = _on_grid(table[field]) if field in SUMS else table[field].astype(np.int64)
-        checked[field].flags.writeable = False
-    return checked
-
-
-def _on_grid(values: NDArray[Any]) -> NDArray[np.float64]:
-    return np.rint(values.astype(np.float64) * _GRID) / _GRID
-
-
 def _spec_to_json(spec: ModelSpec) -> dict[str, Any]:
     assert spec.fingerprint is not None
     stacks, fingerprint = [stack.to_json() for stack in spec.stacks], spec.fingerprint.to_json()
@@ -286,8 +278,11 @@ def _spec_to_json(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _spec_from_json(metadata: Mapping[str, Any]) -> ModelSpec:
+    model = dict(metadata["model"])
+    parameters = model.pop("parameters")
     return ModelSpec(
-        **metadata["model"],
+        **model,
+        parameters=None if parameters is None else ParameterCounts(**parameters),
         stacks=tuple(Stack.from_json(stack) for stack in metadata["stacks"]),
         fingerprint=Fingerprint.from_json(metadata["fingerprint"]),
     )
@@ -313,7 +308,7 @@ def _metadata(content: bytes, name: str) -> dict[str, Any]:
 
 def _tables(tensors: Mapping[str, NDArray[Any]]) -> dict[tuple[str, str], Table]:
     tables: dict[tuple[str, str], Table] = {}
-    for name, tensor in tensors.items():
-        stack, key, field = name.split("/")
-        tables.setdefault((stack, key), {})[field] = tensor
+    for path, tensor in tensors.items():
+        stack, key, name = path.split("/")
+        tables.setdefault((stack, key), {})[name] = tensor
     return tables

@@ -23,12 +23,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_placement(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, `--dtype` and `--threads`."""
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
+    add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Add `--device` and `--threads`."""
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--threads", type=positive, help="of torch, on the CPU")
 
 
-def add_text(parser: argparse.ArgumentParser, *, split: str) -> None:
+def add_text(parser: argparse.ArgumentParser, *, split: str, directions: str | None = "all") -> None:
     """Add `--text`, `--split`, `--directions` and `--sentences`."""
     parser.add_argument(
         "--text",
@@ -39,8 +44,9 @@ def add_text(parser: argparse.ArgumentParser, *, split: str) -> None:
     parser.set_defaults(usual_split=split)
     parser.add_argument(
         "--directions",
-        default="all",
-        help="as in `eng_Latn-deu_Latn,*-eng_Latn`; `all` (default) is every pair of languages",
+        default=directions,
+        help="as in `eng_Latn-deu_Latn,*-eng_Latn`; `all` is every pair of languages (default: "
+        + (f"{directions})" if directions else "lines spread over all, see `--pairs-per-target`)"),
     )
     parser.add_argument("--sentences", type=positive, help="the first so many lines of each direction")
 
@@ -101,7 +107,7 @@ def directions_of(options: argparse.Namespace, text: ParallelText, tokenizer: An
 
     known = set(tokenizer.get_vocab())
     spoken = [code for code in text.languages if (found := find_language(code)) and found.token in known]
-    return parse_directions(options.directions, spoken)
+    return parse_directions(options.directions or "all", spoken)
 
 
 def progress_bar(what: str) -> Progress:

@@ -50,7 +50,7 @@ def plan_configurations(statistics: ExpertStatistics) -> dict[str, MaskSet]:
 
 def run(options: argparse.Namespace) -> None:
     """Run the flow and say where the report is."""
-    from nllb_prune.calibration.teacher_forced import calibrate
+    from nllb_prune.calibration.calibrate import calibrate
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.evaluation.summary import HEADER, summarise, table_rows

@@ -20,6 +20,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+Tap = Callable[[Tensor, Tensor], Tensor]
+"""(outputs sorted by expert ``(choices, d_model)``, their places among the flattened choices) -> the outputs."""
+
+
 class _Used(NamedTuple):
     """The slots that a call runs, how many rows each gets, and the slot of each row, sorted."""
 
@@ -89,7 +93,7 @@ class ExpertBank(nn.Module):
         """Which experts are resident ``(experts,)``, boolean."""
         return self.slot_of >= 0
 
-    def forward(self, tokens: Tensor, chosen: Tensor, gates: Tensor, *, scale: float) -> Tensor:
+    def forward(self, tokens: Tensor, chosen: Tensor, gates: Tensor, *, scale: float, tap: Tap | None = None) -> Tensor:
         """Run each token through its experts and add their weighted outputs up.
 
         Tokens are sorted by expert, so that each expert that is chosen at all runs once.
@@ -99,6 +103,7 @@ class ExpertBank(nn.Module):
             chosen: Expert ids, all resident ``(tokens, top_k)``.
             gates: Combining weights ``(tokens, top_k)``.
             scale: Factor on every expert's output.
+            tap: Sees the outputs before they are scaled and weighted, and returns them.
 
         Returns:
             ``(tokens, d_model)``
@@ -111,8 +116,11 @@ class ExpertBank(nn.Module):
         if not used.slots:
             return torch.zeros_like(tokens)
         hidden = self.activation(self._project(1, tokens[order // top_k], used))
+        outputs = self._project(2, hidden, used)
+        if tap is not None:
+            outputs = tap(outputs, order)
         # the order of these roundings is that of transformers 4.57.6, which matters in half precision
-        weighted = self._project(2, hidden, used).mul_(scale)
+        weighted = outputs.mul_(scale)
         weighted = weighted.mul_(gates.flatten()[order].unsqueeze(1))
         # (tokens * top_k, D) by expert -> (tokens, top_k, D) by token
         by_token = torch.empty_like(weighted).index_copy_(0, order, weighted)

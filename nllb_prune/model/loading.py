@@ -23,7 +23,7 @@ from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing, follow_padding
 from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
 from nllb_prune.model.sparse_ffn import SparseFfn
-from nllb_prune.model.spec import Fingerprint, ModelSpec
+from nllb_prune.model.spec import Fingerprint, ModelSpec, ParameterCounts
 
 
 def load_spec(path_or_id: str | Path) -> ModelSpec:
@@ -123,10 +123,24 @@ def load_model(
             dtype = torch.float32 if device.type == "cpu" else _stored_dtype(family, checkpoint, config)
         model, state = _assemble(family, spec, config, kept=kept, dtype=dtype, device=device)
         _Filler(family, config, checkpoint, model, state, dtype=dtype, device=device).fill()
+    state.spec = spec = dataclasses.replace(spec, parameters=_parameter_counts(model, family, spec))
     attach_routing(model, state)
     _finish(model, folder, config, state)
     state.name, state.identity = model_name(path_or_id), _identity(model, spec)
     return model
+
+
+def _parameter_counts(model: nn.Module, family: Family, spec: ModelSpec) -> ParameterCounts:
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    router, expert = 0, {}
+    for stack in spec.stacks:
+        for layer in stack.layers:
+            sparse = model.get_submodule(family.sparse_path(stack.name, layer))
+            assert isinstance(sparse, SparseFfn)
+            sizes = [sum(p.numel() for p in part.parameters()) for part in (sparse, sparse.bank)]
+            dense, router = dense - sizes[0], router + sizes[0] - sizes[1]
+            expert[stack.name] = sizes[1] // len(sparse.bank.expert_ids)
+    return ParameterCounts(dense=dense, router=router, expert=expert)
 
 
 def _identity(model: Any, spec: ModelSpec) -> str:

@@ -42,8 +42,22 @@ class RoutedTokens:
 class Observer(Protocol):
     """Is told by each sparse layer what it did."""
 
+    wants_outputs: bool
+    """Whether `observe_outputs` is to be called."""
+
     def observe(self, stack: str, layer: int, routed: RoutedTokens) -> None:
         """Take note of a call of sparse layer number `layer` of a stack."""
+
+    def observe_outputs(self, stack: str, layer: int, routed: RoutedTokens, values: Tensor, order: Tensor) -> Tensor:
+        """Take note of the experts' outputs and return them, to be weighted and added up.
+
+        Args:
+            stack: As in `observe`, which was called before.
+            layer: As in `observe`.
+            routed: As in `observe`.
+            values: What the experts computed, neither scaled nor weighted, sorted by expert ``(choices, d_model)``.
+            order: Place of each among the flattened `routed.chosen` ``(choices,)``, choices = tokens * top_k.
+        """
 
 
 @dataclass(slots=True)

@@ -7,14 +7,15 @@ sends all tokens through experts 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nllb_prune.model.expert_bank import ExpertBank
-from nllb_prune.model.routing import RoutedTokens, StackRouting
+from nllb_prune.model.expert_bank import ExpertBank, Tap
+from nllb_prune.model.routing import Observer, RoutedTokens, StackRouting
 
 
 def choose_experts(
@@ -106,11 +107,18 @@ class SparseFfn(nn.Module):
         probabilities, chosen, gates = choose_experts(
             logits, top_k=self.top_k, dtype=flat.dtype, renormalise=self.renormalise
         )
+        tap = None
         if self.routing.observer is not None:
-            routed = RoutedTokens(probabilities, chosen, gates, tokens, positions, rows)
-            self.routing.observer.observe(self.routing.stack, self.layer, routed)
-        output = self.bank(tokens, chosen, gates, scale=self.output_scale)
+            tap = self._tell(self.routing.observer, RoutedTokens(probabilities, chosen, gates, tokens, positions, rows))
+        output = self.bank(tokens, chosen, gates, scale=self.output_scale, tap=tap)
         return output if positions is None else torch.zeros_like(flat).index_copy_(0, positions, output)
+
+    def _tell(self, observer: Observer, routed: RoutedTokens) -> Tap | None:
+        """Tell an observer of a call; return how it sees the outputs, if it wants to."""
+        observer.observe(self.routing.stack, self.layer, routed)
+        if not observer.wants_outputs:
+            return None
+        return partial(observer.observe_outputs, self.routing.stack, self.layer, routed)
 
     def _logits(self, tokens: Tensor) -> Tensor:
         # (tokens, D) -> (tokens, E), always in float32, as NLLB was trained

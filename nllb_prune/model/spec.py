@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,6 +85,18 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """How large the parts of a model are, in parameters; tied ones count once."""
+
+    dense: int
+    """All but routers and experts."""
+    router: int
+    """Held in float32, whatever the rest is."""
+    expert: Mapping[str, int]
+    """One expert, by stack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A model as the pruner sees it; a dense model has no stacks."""
 
@@ -103,6 +115,8 @@ class ModelSpec:
     shared_experts: int = 0
     fingerprint: Fingerprint | None = None
     """Set once the router weights are read."""
+    parameters: ParameterCounts | None = None
+    """Set once the model is loaded."""
 
     @property
     def experts(self) -> int:

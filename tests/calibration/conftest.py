@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from nllb_prune.corpus import ParallelText
 from nllb_prune.model.loading import load_model
@@ -48,3 +49,9 @@ def text(tmp_path_factory):
         lines[2] = "" if code == "deu_Latn" else lines[2]
         (folder / f"{code}.txt").write_text("".join(f"{line}\n" for line in lines))
     return ParallelText.open(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """The tensors of the tiny model by name, as they are on disk."""
+    return load_file(TINY / "model.safetensors")

@@ -1,32 +1,42 @@
-"""The observer's sums against a slow count, token by token, of what the routers were given."""
+"""The observer's sums against a slow count, token by token, of what the routers were given, with numpy alone."""
 
+from collections import defaultdict
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 
-from nllb_prune.calibration import teacher_forced
+from nllb_prune.calibration import collectors, teacher_forced
+from nllb_prune.calibration.collectors import Sizes, ascending
+from nllb_prune.calibration.fields import GROUPS, fields_of
 from nllb_prune.calibration.observer import StatisticsObserver
-from nllb_prune.calibration.statistics import CLASSES, FIELDS
-from nllb_prune.calibration.teacher_forced import IGNORED, decoder_classes, encoder_classes, observe_direction
+from nllb_prune.calibration.tables import CLASSES
+from nllb_prune.calibration.teacher_forced import observe_pairs
 from nllb_prune.model.routing import routing_of
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.tokenization import encode
 
 DIRECTION = ("eng_Latn", "deu_Latn")
-END = 2
+END, PADDING = 2, 1
+SIZES = Sizes(vocabulary=96, d_model=32, seed=7)
+FORWARD = tuple(group for group in GROUPS if group not in ("gradients", "weights"))
+"""What one pass forward collects."""
+CORE = fields_of(["core"])
+EXACT = ("tokens", "first", "second", "rank", "token_ids", "together")
+LARGEST = ("norm_max", "activation_max")
 
 
 @contextmanager
 def router_inputs(model):
-    """Collect what reaches each sparse layer, in the order of the calls, as (path, (rows, length, d_model))."""
+    """Collect what reaches each sparse layer, in the order of the calls, as (path, (length, d_model))."""
     seen, hooks = [], []
     for path, module in model.named_modules():
         if isinstance(module, SparseFfn):
 
-            def note(layer, arguments, path=path):
-                seen.append((path.split(".")[1], layer, arguments[0].double().numpy()))
+            def note(_, arguments, path=path):
+                assert len(arguments[0]) == 1
+                seen.append((path, arguments[0][0].double().numpy()))
 
             hooks.append(module.register_forward_pre_hook(note))
     try:
@@ -50,72 +60,156 @@ def slow_classes(stack, source, target):
     return classes
 
 
-def slow_tables(model, tokenizer, lines, direction):
-    """Count sentence by sentence, without batches or padding, with numpy alone after the router's input."""
-    spec = routing_of(model).spec
-    tables = {}
-    for stack in spec.stacks:
-        shape = (len(CLASSES[stack.name]), len(stack.layers), stack.experts)
-        tables[stack.name] = {field: np.zeros(shape) for field in FIELDS}
-        tables[stack.name]["tokens"] = np.zeros(shape[0])
-    sources, targets = (encode(tokenizer, side, code) for side, code in zip(lines, direction, strict=True))
-    for source, target in zip(sources, targets, strict=True):
-        with router_inputs(model) as seen, torch.inference_mode():
-            model(
-                input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[END, *target[:-1]]]), use_cache=False
-            )
-        for name, layer, hidden in seen:
-            classes = slow_classes(name, source, target)
-            assert hidden.shape[:2] == (1, len(classes))
-            for vector, names in zip(hidden[0], classes, strict=True):
-                count_token(tables[name], layer, vector, [CLASSES[name].index(each) for each in names])
-    return tables
+class Slow:
+    """Counts sentence by sentence, without batches or padding, in float64, from the tensors of the checkpoint."""
+
+    def __init__(self, model, checkpoint, *, masks=None):
+        self.model, self.checkpoint = model, checkpoint
+        self.layers = {stack.name: stack.layers for stack in routing_of(model).spec.stacks}
+        self.masks = masks or {}
+        shapes = {"class": 0, "layer": 2, "expert": 8, "other": 8, "byte": 12, "dimension": 32, "sample": 0}
+        self.tables, self.positions = {}, {stack: defaultdict(list) for stack in self.layers}
+        for stack in self.layers:
+            shapes["class"] = len(CLASSES[stack])
+            fields = fields_of(FORWARD).items()
+            self.tables[stack] = {name: np.zeros([shapes[axis] for axis in field.axes]) for name, field in fields}
+
+    def count(self, sources, targets):
+        for source, target in zip(sources, targets, strict=True):
+            reads = [END, *target[:-1]]
+            with router_inputs(self.model) as seen, torch.inference_mode():
+                self.model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([reads]), use_cache=False)
+            for path, hidden in seen:
+                _, stack, _, layer, _ = path.split(".")
+                classes, ids = slow_classes(stack, source, target), source if stack == "encoder" else reads
+                for vector, names, read in zip(hidden, classes, ids, strict=True):
+                    self._count_token(stack, path, self.layers[stack].index(int(layer)), vector, names, read)
+        return self.tables
+
+    def _count_token(self, stack, path, layer, x, names, read):
+        table, classes = self.tables[stack], [CLASSES[stack].index(name) for name in names]
+        logits = self.checkpoint[f"{path}.router.classifier.weight"].astype(float) @ x
+        if stack in self.masks:
+            logits[[expert for expert in range(8) if expert not in self.masks[stack][layer]]] = -np.inf
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        ranked = np.argsort(-p, kind="stable")
+        first, second = ranked[:2]
+        f = {expert: self._expert(path, expert, x) for expert in (first, second)}
+        g = {expert: p[expert] / (p[first] + p[second]) for expert in f}
+        for c in classes:
+            table["tokens"][c] += layer == 0
+            table["first"][c, layer, first] += 1
+            table["second"][c, layer, second] += 1
+            table["rank"][c, layer, ranked] += np.arange(1, 9)
+            table["p_first"][c, layer, first] += p[first]
+            table["p_second"][c, layer, second] += p[second]
+            table["p_all"][c, layer] += p
+            for expert in f:
+                cell, norm = (c, layer, expert), np.sqrt((f[expert] ** 2).sum())
+                table["gate"][cell] += g[expert]
+                table["norm"][cell] += norm
+                table["gate_norm"][cell] += g[expert] * norm
+                table["gate_norm_squared"][cell] += (g[expert] * norm) ** 2
+                table["norm_max"][cell] = max(norm, table["norm_max"][cell])
+                table["activation_max"][cell] = max(abs(f[expert]).max(), table["activation_max"][cell])
+        table["together"][layer, first, second] += 1
+        for expert in f:
+            seen = int(table["token_ids"][layer, expert, read // 8])
+            table["token_ids"][layer, expert, read // 8] = seen | 1 << read % 8
+            table["output_sum"][layer, expert] += f[expert]
+            table["output_squared"][layer, expert] += f[expert] ** 2
+        narrowest = max(classes) if "end" not in names else CLASSES[stack].index("end")
+        self.positions[stack][layer].append((narrowest, x))
+
+    def _expert(self, path, expert, x):
+        """Compute one expert for one token: two matrices, a ReLU between them."""
+        weights = {name: self.checkpoint[f"{path}.experts.expert_{expert}.{name}"].astype(float) for name in PARTS}
+        hidden = np.maximum(weights["fc1.weight"] @ x + weights["fc1.bias"], 0)
+        return weights["fc2.weight"] @ hidden + weights["fc2.bias"]
 
 
-def count_token(table, layer, vector, classes):
-    logits = layer.router_weight.double().numpy() @ vector
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
-    first, second = np.argsort(-p, kind="stable")[:2]
-    for c in classes:
-        table["tokens"][c] += layer.layer == 0
-        table["first"][c, layer.layer, first] += 1
-        table["second"][c, layer.layer, second] += 1
-        table["p_first"][c, layer.layer, first] += p[first]
-        table["p_second"][c, layer.layer, second] += p[second]
-        table["p_all"][c, layer.layer] += p
-        for expert in (first, second):
-            table["gate"][c, layer.layer, expert] += p[expert] / (p[first] + p[second])
+PARTS = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+
+
+def assert_tables_equal(ours, expected):
+    assert set(ours) == set(expected)
+    for stack, table in ours.items():
+        for name in table:
+            if name.startswith("sample_"):
+                continue
+            assert table[name].shape == expected[stack][name].shape, name
+            if name in EXACT:
+                np.testing.assert_array_equal(table[name], expected[stack][name], err_msg=f"{stack} {name}")
+            else:
+                assert table[name].dtype == np.float64
+                near = {"rtol": 1e-5, "atol": 1e-5 + 1e-6 * abs(expected[stack][name]).max()}  # of sums that cancel
+                np.testing.assert_allclose(table[name], expected[stack][name], **near, err_msg=f"{stack} {name}")
 
 
 @pytest.fixture(scope="module")
-def observed(tiny, tokenizer, text):
-    observer = StatisticsObserver(routing_of(tiny).spec)
-    observe_direction(tiny, tokenizer, tuple(map(text.lines, DIRECTION)), DIRECTION, observer)
-    return observer.tables()
+def encoded(tokenizer, text):
+    """Tokens of both sides of a direction."""
+    return lambda direction: [encode(tokenizer, text.lines(code), code) for code in direction]
+
+
+@pytest.fixture
+def observe(tiny, encoded):
+    """Collect groups of a direction."""
+
+    def run(direction=DIRECTION, *, collect=FORWARD, sizes=SIZES, observer=None, times=1):
+        observer = observer or StatisticsObserver(routing_of(tiny).spec, collect=collect, sizes=sizes)
+        for _ in range(times):
+            observe_pairs(tiny, *encoded(direction), observer)
+        return observer.tables()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def slow(tiny, checkpoint, encoded):
+    """The slow count of a direction, made once."""
+    made = {}
+
+    def count(direction):
+        if direction not in made:
+            counter = Slow(tiny, checkpoint)
+            counter.count(*encoded(direction))
+            made[direction] = counter
+        return made[direction]
+
+    return count
+
+
+@pytest.fixture
+def observed(observe):
+    return observe()
 
 
 @pytest.mark.parametrize("positions", [4096, 40, 1])
 @pytest.mark.parametrize("direction", [DIRECTION, ("deu_Latn", "fra_Latn")])
-def test_sums_equal_the_slow_count(tiny, tokenizer, text, monkeypatch, direction, positions):
+def test_sums_equal_the_slow_count(observe, slow, monkeypatch, direction, positions):
     monkeypatch.setattr(teacher_forced, "BATCH_POSITIONS", positions)
-    lines = tuple(map(text.lines, direction))
-    observer = StatisticsObserver(routing_of(tiny).spec)
-    observe_direction(tiny, tokenizer, lines, direction, observer)
-    expected = slow_tables(tiny, tokenizer, lines, direction)
-    for stack, table in observer.tables().items():
-        assert set(table) == set(FIELDS)
-        for field in FIELDS:
-            assert table[field].shape == expected[stack][field].shape
-            if field in ("tokens", "first", "second"):
-                assert table[field].dtype == np.int64
-                np.testing.assert_array_equal(table[field], expected[stack][field])
-            else:
-                assert table[field].dtype == np.float64
-                np.testing.assert_allclose(table[field], expected[stack][field], rtol=1e-5, atol=1e-5)
+    tables = observe(direction)
+    assert all(set(table) == set(fields_of(FORWARD)) for table in tables.values())
+    assert_tables_equal(tables, slow(direction).tables)
 
 
-def test_tokens_by_class(observed, tokenizer, text):
+def test_types(observed):
+    for table in observed.values():
+        for name, field in fields_of(FORWARD).items():
+            assert table[name].dtype == field.dtype, name
+
+
+@pytest.mark.parametrize("group", FORWARD)
+def test_a_group_alone_is_what_it_is_among_others(observe, observed, group):
+    for stack, table in observe(collect=[group]).items():
+        assert set(table) == set(fields_of(["core", group]))
+        for name in table:
+            np.testing.assert_array_equal(table[name], observed[stack][name])
+
+
+def test_tokens_by_class(observed, text):
     words = {code: sum(len(line.split()) for line in text.lines(code)) for code in DIRECTION}
     sentences = 12
     encoder, decoder = (observed[stack]["tokens"].tolist() for stack in ("encoder", "decoder"))
@@ -134,43 +228,127 @@ def test_every_valid_token_counts_once(observed, stack):
         np.testing.assert_array_equal(table[field].sum(-1), np.broadcast_to(tokens, table[field].shape[:2]))
     for field in ("p_all", "gate"):
         np.testing.assert_allclose(table[field].sum(-1), np.broadcast_to(tokens, table[field].shape[:2]), rtol=1e-5)
+    np.testing.assert_array_equal(table["rank"].sum(-1), np.broadcast_to(36 * tokens, table["rank"].shape[:2]))
+    np.testing.assert_array_equal(table["together"].sum(2), table["first"][0])
+    np.testing.assert_array_equal(table["together"].sum(1), table["second"][0])
     parts = [CLASSES[stack].index(name) for name in CLASSES[stack] if name not in ("all",)]
     if stack == "decoder":
         parts.remove(CLASSES[stack].index("end"))  # it is counted in `text`
-    for field in FIELDS:
-        np.testing.assert_allclose(table[field][0], sum(table[field][part] for part in parts))
+    for field in fields_of(["core", "norms"]):
+        total = (
+            np.maximum.reduce(table[field][parts]) if field in LARGEST else sum(table[field][part] for part in parts)
+        )
+        np.testing.assert_allclose(table[field][0], total)
     assert (table["p_first"] <= table["first"]).all()
     assert (table["p_first"] + table["p_second"] <= table["p_all"] * (1 + 1e-9)).all()
+    chosen = table["first"] + table["second"]
+    assert (table["rank"] >= chosen).all()
+    assert (table["norm"] <= table["norm_max"] * chosen * (1 + 1e-9)).all()
 
 
 def test_end_is_part_of_the_text_of_the_decoder(observed):
     table = observed["decoder"]
     text, end = (CLASSES["decoder"].index(name) for name in ("text", "end"))
-    for field in FIELDS:
+    for field in fields_of(["core", "norms"]):
         assert (table[field][end] <= table[field][text] + 1e-12).all()
 
 
-def test_tables_are_snapshots_that_grow(tiny, tokenizer, text):
+def test_vocabulary_holds_what_each_position_reads(observed, encoded):
+    sources, targets = encoded(DIRECTION)
+    read = {
+        "encoder": {token for source in sources for token in source},
+        "decoder": {END, *(token for target in targets for token in target[:-1])},
+    }
+    for stack, table in observed.items():
+        bits = np.unpackbits(table["token_ids"], axis=-1, bitorder="little")  # (layers, experts, ids)
+        for layer in bits:
+            assert set(np.flatnonzero(layer.any(0))) == read[stack]
+            assert (layer.sum(0)[sorted(read[stack])] >= 2).all()  # every token went to two experts
+        assert PADDING not in read[stack]
+
+
+def test_tables_are_snapshots_that_grow(tiny, observe):
     observer = StatisticsObserver(routing_of(tiny).spec)
-    assert all((table[field] == 0).all() for table in observer.tables().values() for field in FIELDS)
-    lines = tuple(map(text.lines, DIRECTION))
-    observe_direction(tiny, tokenizer, lines, DIRECTION, observer)
-    once = observer.tables()
+    assert all((table[field] == 0).all() for table in observer.tables().values() for field in CORE)
+    once = observe(observer=observer)
     kept = {stack: table["first"].copy() for stack, table in once.items()}
-    observe_direction(tiny, tokenizer, lines, DIRECTION, observer)
-    for stack, table in observer.tables().items():
+    for stack, table in observe(observer=observer).items():
         np.testing.assert_array_equal(once[stack]["first"], kept[stack])
         np.testing.assert_array_equal(table["first"], 2 * kept[stack])
         np.testing.assert_allclose(table["p_all"], 2 * once[stack]["p_all"])
 
 
-def test_classes_of_padded_rows():
-    source = torch.tensor([[94, 7, 8, 2], [94, 2, 1, 1]])
-    parts = encoder_classes(source, END)
-    assert parts[0].tolist() == [0, 1, 1, 2]
-    assert parts[1, :2].tolist() == [0, 2]
-    labels = torch.tensor([[95, 7, 8, 2], [95, 2, IGNORED, IGNORED]])
-    parts = decoder_classes(labels, END)
-    assert parts[0].tolist() == [0, 1, 2, 3]
-    assert parts[1, :2].tolist() == [0, 3]
-    assert decoder_classes(labels[:, :1], END).tolist() == [[0], [0]]
+# the sample of inputs
+
+
+def rows(values):
+    return sorted(map(tuple, np.asarray(values).tolist()))
+
+
+@pytest.mark.parametrize("positions", [4096, 40])
+def test_a_sample_of_everything_is_everything(observe, slow, monkeypatch, positions):
+    """Fewer tokens than places: every position is there, with its class and its inputs of all layers."""
+    monkeypatch.setattr(teacher_forced, "BATCH_POSITIONS", positions)
+    for stack, table in observe().items():
+        expected = slow(DIRECTION).positions[stack]
+        joined = [(c, *np.concatenate([expected[0][n][1], expected[1][n][1]])) for n, (c, _) in enumerate(expected[0])]
+        ours = [(c, *inputs.flatten()) for c, inputs in zip(table["sample_class"], table["sample_inputs"], strict=True)]
+        assert len(ours) == table["tokens"][0]
+        np.testing.assert_allclose(rows(ours), rows(joined), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", [4096, 40, 1])
+def test_a_sample_is_bounded_and_of_lowest_priority(observe, monkeypatch, positions):
+    monkeypatch.setattr(teacher_forced, "BATCH_POSITIONS", positions)
+    whole = observe()
+    monkeypatch.setattr(collectors, "SAMPLES", 9)
+    for stack, table in observe().items():
+        assert table["sample_inputs"].shape == (9, 2, 32)
+        assert table["sample_inputs"].dtype == np.float32
+        for name in ("sample_priority", "sample_class", "sample_inputs"):
+            np.testing.assert_array_equal(table[name], whole[stack][name][:9])
+        assert (np.diff(table["sample_priority"]) > 0).all()
+
+
+def test_a_sample_can_be_drawn_again(observe):
+    again, other = observe(), observe(sizes=Sizes(vocabulary=96, d_model=32, seed=8))
+    for stack, table in observe().items():
+        for name in ("sample_priority", "sample_class", "sample_inputs"):
+            np.testing.assert_array_equal(table[name], again[stack][name])
+        assert not np.isin(table["sample_priority"], other[stack]["sample_priority"]).any()
+
+
+def test_a_sample_is_of_all_positions_alike(tiny, encoded, monkeypatch):
+    """Each position should be kept about equally often: 40 draws of 20 among 94 or so positions."""
+    monkeypatch.setattr(collectors, "SAMPLES", 20)
+    monkeypatch.setattr(teacher_forced, "BATCH_POSITIONS", 40)
+    kept = np.zeros(len(CLASSES["encoder"]))
+    for seed in range(40):
+        observer = StatisticsObserver(
+            routing_of(tiny).spec, collect=["reservoir"], sizes=Sizes(vocabulary=96, d_model=32, seed=seed)
+        )
+        observe_pairs(tiny, *encoded(DIRECTION), observer)
+        table = observer.tables()["encoder"]
+        kept += np.bincount(table["sample_class"], minlength=len(kept))
+    expected = table["tokens"] / table["tokens"][0] * 20 * 40
+    assert kept[0] == 0  # `all` is nobody's own class
+    np.testing.assert_allclose(kept[1:], expected[1:], atol=4 * np.sqrt(expected[1:].max()))
+
+
+# ranks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("experts", [2, 8, 129])
+def test_ranks_are_those_of_a_stable_sort(dtype, experts):
+    """Half precision has many ties, masked experts a probability of 0: ties go to the lower id."""
+    logits = 3 * torch.randn(300, experts, generator=torch.Generator().manual_seed(experts))
+    logits[::3, 1::2] = float("-inf")
+    probabilities = logits.softmax(-1).to(dtype)
+    expected = probabilities.float().argsort(dim=1, descending=True, stable=True).flip(1)
+    assert torch.equal(ascending(probabilities), expected)
+
+
+def test_equal_probabilities_rank_by_id():
+    assert ascending(torch.full((1, 4), 0.25)).tolist() == [[3, 2, 1, 0]]
+    assert ascending(torch.zeros(0, 4)).shape == (0, 4)

@@ -1,196 +1,136 @@
-"""Calibration runs: what is resumed, sharded or merged has the bytes of one run; other settings are refused."""
+"""The pass itself: position classes, and gradients against a layer and a loss written here."""
 
-from itertools import permutations
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from nllb_prune.calibration import teacher_forced
-from nllb_prune.calibration.statistics import CLASSES, ExpertStatistics
-from nllb_prune.calibration.teacher_forced import calibrate
-from nllb_prune.corpus import ParallelText
-from nllb_prune.errors import UsageError
+from nllb_prune.calibration.collectors import PARTS, Sizes
+from nllb_prune.calibration.fields import fields_of
+from nllb_prune.calibration.observer import StatisticsObserver
+from nllb_prune.calibration.teacher_forced import IGNORED, decoder_classes, encoder_classes, observe_pairs
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import load_model
-from nllb_prune.model.routing import clear_masks, routing_of, set_masks
+from nllb_prune.model.routing import mask_rows, routing_of
+from nllb_prune.model.sparse_ffn import SparseFfn
+from nllb_prune.tokenization import encode
 
-TINY = Path(__file__).parent.parent / "reference" / "tiny"
-DIRECTIONS = tuple(permutations(("eng_Latn", "deu_Latn", "fra_Latn"), 2))
-
-
-@pytest.fixture
-def run(tiny, tokenizer, text, tmp_path):
-    def calibrated(directions=DIRECTIONS, *, folder="work", model=tiny, text=text, **options):
-        return calibrate(model, tokenizer, text, directions, folder=tmp_path / folder, **options)
-
-    return calibrated
+DIRECTION = ("eng_Latn", "deu_Latn")
+END = 2
 
 
-@pytest.fixture(scope="module")
-def whole(tiny, tokenizer, text, tmp_path_factory):
-    return calibrate(tiny, tokenizer, text, DIRECTIONS, folder=tmp_path_factory.mktemp("whole"))
+def test_classes_of_padded_rows():
+    source = torch.tensor([[94, 7, 8, 2], [94, 2, 1, 1]])
+    parts = encoder_classes(source, END)
+    assert parts[0].tolist() == [0, 1, 1, 2]
+    assert parts[1, :2].tolist() == [0, 2]
+    labels = torch.tensor([[95, 7, 8, 2], [95, 2, IGNORED, IGNORED]])
+    parts = decoder_classes(labels, END)
+    assert parts[0].tolist() == [0, 1, 2, 3]
+    assert parts[1, :2].tolist() == [0, 3]
+    assert decoder_classes(labels[:, :1], END).tolist() == [[0], [0]]
 
 
-def global_masks(spec):
-    return MaskSet(
+def test_a_target_that_was_cut_has_no_end():
+    parts = decoder_classes(torch.tensor([[95, 7, 8], [95, 7, 2]]), END)
+    assert [[PARTS["decoder"][part] for part in row] for row in parts] == [
+        ["start", "language", "inner"],
+        ["start", "language", "end"],
+    ]
+
+
+def pairs_of(tokenizer, text, direction=DIRECTION):
+    return [encode(tokenizer, text.lines(code), code) for code in direction]
+
+
+def collect(model, sources, targets, *groups, backward=False, masks=None):
+    sizes = Sizes(vocabulary=96, d_model=32, seed=0)
+    observer = StatisticsObserver(routing_of(model).spec, collect=groups, sizes=sizes)
+    observe_pairs(model, sources, targets, observer, backward=backward, masks=masks)
+    return observer.tables()
+
+
+class SlowGradients:
+    """The gradient of the loss by what is added to each expert's output, one sentence and one token at a time."""
+
+    def __init__(self, model, checkpoint, monkeypatch):
+        self.model, self.checkpoint, self.added = model, checkpoint, []
+        for path, module in model.named_modules():
+            if isinstance(module, SparseFfn):
+                monkeypatch.setattr(module.bank, "forward", partial(self._mixed, path, module))
+
+    def _mixed(self, path, module, tokens, chosen, gates, *, scale, tap=None):
+        rows = []
+        for x, experts, weights in zip(tokens, chosen.tolist(), gates, strict=True):
+            total = torch.zeros(32)
+            for expert, weight in zip(experts, weights, strict=True):
+                zero = torch.zeros(32, requires_grad=True)
+                self.added.append((module.routing.stack, module.layer, expert, zero))
+                total = total + weight * scale * (self._expert(path, expert, x) + zero)
+            rows.append(total)
+        return torch.stack(rows)
+
+    def _expert(self, path, expert, x):
+        weight = {
+            name: torch.from_numpy(self.checkpoint[f"{path}.experts.expert_{expert}.{name}"])
+            for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+        }
+        return weight["fc2.weight"] @ (weight["fc1.weight"] @ x + weight["fc1.bias"]).clamp(min=0) + weight["fc2.bias"]
+
+    def tables(self, sources, targets):
+        tables = {
+            stack: {name: np.zeros((2, 8, 32)) for name in fields_of(["gradients"])} for stack in ("encoder", "decoder")
+        }
+        for source, target in zip(sources, targets, strict=True):
+            self.added.clear()
+            reads = torch.tensor([[END, *target[:-1]]])
+            scores = self.model(input_ids=torch.tensor([source]), decoder_input_ids=reads, use_cache=False).logits[0]
+            loss = -sum(scores[n].log_softmax(-1)[token] for n, token in enumerate(target))
+            gradients = torch.autograd.grad(loss, [zero for *_, zero in self.added])
+            for (stack, layer, expert, _), gradient in zip(self.added, gradients, strict=True):
+                tables[stack]["gradient_sum"][layer, expert] += gradient.double().numpy()
+                tables[stack]["gradient_squared"][layer, expert] += gradient.double().numpy() ** 2
+        return tables
+
+
+@pytest.mark.parametrize("positions", [4096, 30])
+def test_gradients_equal_those_of_a_loss_written_out(tiny, tokenizer, text, checkpoint, monkeypatch, positions):
+    monkeypatch.setattr(teacher_forced, "BATCH_POSITIONS", positions)
+    sources, targets = pairs_of(tokenizer, text)
+    ours = collect(tiny, sources, targets, "gradients", backward=True)
+    expected = SlowGradients(tiny, checkpoint, monkeypatch).tables(sources, targets)
+    for stack, table in expected.items():
+        for name, values in table.items():
+            assert abs(values).max() > 0
+            near = 1e-4 * abs(values).max()
+            np.testing.assert_allclose(ours[stack][name], values, rtol=1e-3, atol=near, err_msg=f"{stack} {name}")
+
+
+def test_going_backward_changes_nothing_else(tiny, tokenizer, text):
+    pairs = pairs_of(tokenizer, text)
+    forward = collect(tiny, *pairs, "norms", "dimensions", "coselection")
+    backward = collect(tiny, *pairs, "norms", "dimensions", "coselection", "gradients", backward=True)
+    for stack, table in forward.items():
+        for name, values in table.items():
+            np.testing.assert_allclose(backward[stack][name], values, rtol=1e-6)
+    assert all(parameter.grad is None for parameter in tiny.parameters())
+    assert not any(parameter.requires_grad for parameter in tiny.parameters())
+
+
+def test_within_masks_no_other_expert_is_counted(tiny, tokenizer, text):
+    spec = routing_of(tiny).spec
+    masks = MaskSet(
         model_name="tiny",
         fingerprint=spec.fingerprint,
         stacks=spec.stacks,
-        granularity="global",
-        masks={stack.name: {"*": ((0, 1), (2, 3))} for stack in spec.stacks},
+        granularity="language",
+        masks={"encoder": {"eng_Latn": ((0, 3, 5), (1, 2))}, "decoder": {"deu_Latn": ((2, 4, 7), (0, 1, 5, 6))}},
     )
-
-
-def test_what_is_in_it(whole, text):
-    assert whole.keys("encoder") == whole.keys("decoder") == ("deu_Latn", "eng_Latn", "fra_Latn")
-    assert whole.items == tuple(sorted(f"{source}-{target}" for source, target in DIRECTIONS))
-    assert whole.granularity == "language"
-    assert (whole.signature["mode"], whole.signature["sentences"]) == ("references", 12)
-    for code in whole.keys("encoder"):
-        words = sum(len(line.split()) for line in text.lines(code))
-        for stack in ("encoder", "decoder"):  # each language is the source of two directions and the target of two
-            tokens = whole.table(stack, code)["tokens"]
-            assert tokens[0] == 2 * (words + 2 * 12)
-            np.testing.assert_allclose(whole.table(stack, code)["p_all"][0].sum(-1), tokens[0], rtol=1e-5)
-            assert tokens[CLASSES[stack].index("end")] == 2 * 12
-
-
-def test_again_gives_the_same_bytes(run, whole):
-    assert run().to_bytes() == whole.to_bytes()
-
-
-def test_order_of_directions_does_not_matter(run, whole):
-    assert run(DIRECTIONS[::-1]).to_bytes() == whole.to_bytes()
-
-
-@pytest.mark.parametrize("finished", [0, 1, 4])
-def test_killed_run_continues(run, whole, monkeypatch, finished):
-    observe, done = teacher_forced.observe_direction, []
-
-    def dies(*arguments):
-        if len(done) == finished:
-            raise KeyboardInterrupt
-        done.append(arguments[3])
-        observe(*arguments)
-
-    monkeypatch.setattr(teacher_forced, "observe_direction", dies)
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    monkeypatch.setattr(teacher_forced, "observe_direction", lambda *a: (done.append(a[3]), observe(*a)))
-    assert run().to_bytes() == whole.to_bytes()
-    assert done == list(DIRECTIONS)  # none was made twice
-
-
-def test_finished_run_computes_nothing(run, whole, monkeypatch):
-    run()
-    monkeypatch.setattr(teacher_forced, "observe_direction", None)
-    assert run().to_bytes() == whole.to_bytes()
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [({"sentences": 5}, "`sentences` was 12 and is 5"), ({"granularity": "pair"}, '`granularity` was "language"')],
-)
-def test_other_settings_are_refused(run, options, named):
-    run()
-    with pytest.raises(UsageError, match=named) as raised:
-        run(**options)
-    assert "--restart" in str(raised.value)
-    again = run(**options, restart=True)
-    assert again.to_bytes() == run(**options, folder="fresh").to_bytes()
-
-
-def test_other_text_and_dtype_are_refused(run, text, tmp_path):
-    run()
-    other = tmp_path / "other"
-    other.mkdir()
-    for code in text.languages:
-        (other / f"{code}.txt").write_text("\n".join(text.lines(code)).replace("w7", "w8", 1) + "\n")
-    with pytest.raises(UsageError, match="`text/deu_Latn` was"):
-        run(text=ParallelText.open(other))
-    half = load_model(TINY, dtype=teacher_forced.torch.bfloat16)
-    with pytest.raises(UsageError, match='`dtype` was "float32" and is "bfloat16"'):
-        run(model=half)
-
-
-def test_damaged_result_file_is_refused(run, tmp_path):
-    run()
-    path = tmp_path / "work" / "eng_Latn-deu_Latn.bin"
-    content = path.read_bytes()
-    for damaged in (b"", content[:50], b"\0" * 100):
-        path.write_bytes(damaged)
-        with pytest.raises(UsageError, match="must be a result file"):
-            run()
-    path.write_bytes(content[:-100])
-    with pytest.raises(UsageError):
-        run()
-
-
-@pytest.mark.parametrize("cut", [1, 3, 5])
-@pytest.mark.parametrize("granularity", ["language", "pair"])
-def test_merged_shards_are_one_run(run, tmp_path, cut, granularity):
-    parts = [
-        run(part, folder=f"shard-{n}", granularity=granularity)
-        for n, part in enumerate((DIRECTIONS[cut:], DIRECTIONS[:cut]))
-    ]
-    paths = [tmp_path / f"{n}.safetensors" for n in range(2)]
-    for part, path in zip(parts, paths, strict=True):
-        part.save(path)
-    merged = ExpertStatistics.merge_all([ExpertStatistics.load(path) for path in paths])
-    merged.save(tmp_path / "merged.safetensors")
-    run(folder="one", granularity=granularity).save(tmp_path / "one.safetensors")
-    assert (tmp_path / "merged.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()
-
-
-def test_pairs_added_up_are_the_languages(run, whole):
-    pairs = run(granularity="pair")
-    assert pairs.keys("encoder") == whole.items
-    assert pairs.as_language().to_bytes() == whole.to_bytes()
-
-
-def test_encoder_sums_do_not_depend_on_the_target(run):
-    """The batches do, so sums agree up to the last bits."""
-    pairs = run(granularity="pair")
-    one, other = (pairs.table("encoder", f"eng_Latn-{code}") for code in ("deu_Latn", "fra_Latn"))
-    for field in one:
-        np.testing.assert_allclose(one[field], other[field], rtol=1e-5, atol=1e-5)
-
-
-def test_fewer_sentences_are_the_first_ones(run, text, tmp_path):
-    first = tmp_path / "first"
-    first.mkdir()
-    for code in text.languages:
-        (first / f"{code}.txt").write_text("".join(f"{line}\n" for line in text.lines(code)[:5]))
-    ours = run(sentences=5)
-    assert ours.to_bytes() == run(folder="other", text=ParallelText.open(first)).to_bytes()
-    assert ours.signature["sentences"] == 5
-
-
-def test_pruned_and_masked_models_are_refused(run, tiny):
-    masks = global_masks(routing_of(tiny).spec)
-    pruned = load_model(TINY, masks=masks, direction=DIRECTIONS[0])
-    with pytest.raises(UsageError, match="must hold all its experts to be calibrated, but is pruned"):
-        run(model=pruned)
-    try:
-        set_masks(tiny, masks, DIRECTIONS[0])
-        with pytest.raises(UsageError, match="has masks set; clear them"):
-            run()
-    finally:
-        clear_masks(tiny)
-
-
-@pytest.mark.parametrize("direction", [("eng_Latn", "spa_Latn"), ("spa_Latn", "eng_Latn")])
-def test_language_without_text_is_refused(run, direction):
-    with pytest.raises(UsageError, match="`language` must be one of deu_Latn, eng_Latn, fra_Latn, but is `spa_Latn`"):
-        run([direction])
-
-
-def test_no_direction_at_all(run):
-    with pytest.raises(UsageError):
-        run([])
-
-
-def test_model_is_left_as_it_was(run, tiny):
-    run()
-    assert all(stack.keep is None and stack.observer is None for stack in routing_of(tiny).stacks.values())
+    tables = collect(tiny, *pairs_of(tokenizer, text), "norms", "vocabulary", masks=mask_rows(masks, [DIRECTION]))
+    for stack, table in tables.items():
+        outside = ~masks.as_array(stack, *DIRECTION)  # (layers, experts)
+        for name in ("first", "second", "p_first", "p_second", "p_all", "gate", "norm", "norm_max"):
+            assert not table[name][:, outside].any(), name
+        assert not table["token_ids"][outside].any()
+        np.testing.assert_array_equal(table["first"].sum(-1), np.stack([table["tokens"]] * 2, axis=1))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
-from nllb_prune.calibration.teacher_forced import calibrate
+from nllb_prune.calibration.calibrate import calibrate
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.checkpoint import Checkpoint

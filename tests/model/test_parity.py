@@ -46,6 +46,8 @@ def test_layer(request, name, bound, case, layer, padding):
     seen = []
 
     class Observer:
+        wants_outputs = False
+
         def observe(self, stack, number, routed):
             seen.append(routed)
 

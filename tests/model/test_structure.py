@@ -51,6 +51,8 @@ DIRECTIONS = [(ENGLISH, GERMAN), (GERMAN, FRENCH), (ENGLISH, FRENCH)]
 class Recorder:
     """Remembers what each sparse layer did, and the closest second and third logits."""
 
+    wants_outputs = False
+
     def __init__(self):
         self.calls = []
         self.gap = float("inf")
@@ -228,9 +230,9 @@ def test_padding_never_runs_through_an_expert(full, monkeypatch):
     seen, experts = [], []
     run, project = ExpertBank.forward, ExpertBank._project
 
-    def counted(self, tokens, chosen, gates, *, scale):
+    def counted(self, tokens, chosen, gates, *, scale, tap=None):
         seen.append(len(tokens))
-        return run(self, tokens, chosen, gates, scale=scale)
+        return run(self, tokens, chosen, gates, scale=scale, tap=tap)
 
     def counted_rows(self, number, rows, used):
         assert sum(used.rows) == len(rows)
@@ -293,6 +295,55 @@ def test_nothing_is_observed_without_an_observer(full, monkeypatch):
 
 def test_observing_changes_nothing(full):
     assert torch.equal(forward(full, observer=Recorder()), forward(full))
+    assert torch.equal(forward(full, observer=OutputRecorder()), forward(full))
+
+
+class OutputRecorder(Recorder):
+    """Remembers what each expert computed, and returns a multiple of it."""
+
+    wants_outputs = True
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor, self.outputs = factor, []
+
+    def observe_outputs(self, stack, layer, routed, values, order):
+        assert self.calls[-1] == (stack, layer, routed)
+        self.outputs.append((stack, layer, routed, values.clone(), order))
+        return values * self.factor
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_observed_outputs_are_those_of_the_chosen_experts(full, pruned):
+    """Neither scaled nor weighted; in a pruned model the places are still those among the chosen ids."""
+    model = load_model(TINY, masks=FIRST, direction=DIRECTION) if pruned else full
+    masks, recorder = mask_rows(FIRST, [DIRECTION]), OutputRecorder()
+    forward(model, masks=masks, observer=recorder)
+    assert [(stack, layer) for stack, layer, *_ in recorder.outputs] == [call[:2] for call in recorder.calls]
+    banks = {}
+    for path, module in full.named_modules():
+        if isinstance(module, SparseFfn):
+            banks[path.split(".")[1], module.layer] = module.bank
+    for stack, layer, routed, values, order in recorder.outputs:
+        bank, ids = banks[stack, layer], routed.chosen.flatten()[order]
+        assert sorted(order.tolist()) == list(range(routed.chosen.numel()))
+        assert ids.tolist() == sorted(ids.tolist())
+        for value, place, expert in zip(values, order.tolist(), ids.tolist(), strict=True):
+            hidden = (bank.fc1_weight[expert] @ routed.inputs[place // 2] + bank.fc1_bias[expert]).relu()
+            expected = bank.fc2_weight[expert] @ hidden + bank.fc2_bias[expert]
+            assert relative(value, expected) <= RELATIVE
+
+
+def test_what_an_observer_returns_is_what_is_added_up(full):
+    layer = full.get_submodule("model.encoder.layers.1.ffn")
+    hidden = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
+    routing_of(full).stacks["encoder"].valid = None
+    outputs = []
+    for factor in (1.0, -2.0):
+        with routing(full, observer=OutputRecorder(factor)), torch.inference_mode():
+            output = layer(hidden)
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+    assert relative(outputs[1], -2 * outputs[0]) <= RELATIVE
 
 
 def test_pruned_model_refuses_experts_it_lacks():
