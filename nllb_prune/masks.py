@@ -17,11 +17,24 @@ from nllb_prune._files import read_json, write_text
 from nllb_prune._layout import dumps
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
-from nllb_prune.languages import split_direction
+from nllb_prune.expert_mask import Change, ExpertMask, LayerChange, applied, difference, mask_array, size, union
+from nllb_prune.languages import Direction, split_direction
 from nllb_prune.model.spec import Fingerprint, ModelSpec, Stack
 
-ExpertMask = tuple[tuple[int, ...], ...]
-"""Ids of the kept experts, sorted, by sparse layer of a stack."""
+__all__ = [
+    "GLOBAL_KEY",
+    "Change",
+    "ExpertMask",
+    "LayerChange",
+    "MaskGranularity",
+    "MaskSet",
+    "applied",
+    "difference",
+    "mask_array",
+    "size",
+    "union",
+]
+
 MaskGranularity = Literal["language", "pair", "global"]
 GLOBAL_KEY = "*"
 
@@ -76,7 +89,7 @@ class MaskSet:
             UsageError: if no mask was planned for its language.
         """
         by_key = self.masks[stack]
-        key = self._key(stack, source, target)
+        key = self.key(stack, source, target)
         if key not in by_key:
             name = "direction" if "-" in key else self.stack(stack).keyed_by
             raise UsageError(
@@ -85,7 +98,8 @@ class MaskSet:
             )
         return by_key[key]
 
-    def _key(self, stack: str, source: str, target: str) -> str:
+    def key(self, stack: str, source: str, target: str) -> str:
+        """Return the key of a stack's mask for a direction, whether or not there is one."""
         if self.granularity == "global":
             return GLOBAL_KEY
         return f"{source}-{target}" if self.granularity == "pair" else self.stack(stack).key(source, target)
@@ -97,6 +111,34 @@ class MaskSet:
     def direction(self, source: str, target: str) -> dict[str, ExpertMask]:
         """Return the masks of every stack for a direction."""
         return {stack.name: self.mask(stack.name, source, target) for stack in self.stacks}
+
+    def union(self, directions: Iterable[Direction]) -> dict[str, ExpertMask]:
+        """Return, for every stack, the experts that any of the directions keeps.
+
+        Raises:
+            UsageError: if there is no direction, or one without masks.
+        """
+        wanted = list(directions)
+        if not wanted:
+            raise UsageError("`directions` must be one or more (source, target) pairs, but is empty instead.")
+        return {stack.name: self._union(stack.name, wanted) for stack in self.stacks}
+
+    def _union(self, stack: str, directions: Iterable[Direction]) -> ExpertMask:
+        by_key = {self.key(stack, *direction): direction for direction in directions}  # 202 masks, 40,602 directions
+        return union(self.mask(stack, *direction) for direction in by_key.values())
+
+    def difference(self, before: Direction, after: Direction) -> dict[str, Change]:
+        """Return, for every stack, what a swap from one direction to another must move.
+
+        Raises:
+            UsageError: if a direction has no masks.
+        """
+        old, new = self.direction(*before), self.direction(*after)
+        return {stack.name: difference(old[stack.name], new[stack.name]) for stack in self.stacks}
+
+    def covers(self, source: str, target: str) -> bool:
+        """Return whether every stack has a mask for a direction."""
+        return all(self.key(stack.name, source, target) in self.masks[stack.name] for stack in self.stacks)
 
     def sources(self) -> tuple[str, ...]:
         """Return the languages that can be a source; none are listed by global masks, which fit all."""
@@ -115,9 +157,13 @@ class MaskSet:
                 found |= set(self.masks[stack.name])
         return tuple(sorted(found))
 
+    def languages(self) -> tuple[str, ...]:
+        """Return the languages that can be a source or a target; none are listed by global masks, which fit all."""
+        return tuple(sorted({*self.sources(), *self.targets()}))
+
     def kept(self, source: str, target: str) -> int:
         """Return how many experts a direction keeps."""
-        return sum(len(layer) for mask in self.direction(source, target).values() for layer in mask)
+        return sum(map(size, self.direction(source, target).values()))
 
     def kept_fraction(self, source: str, target: str) -> float:
         """Return the share of the model's experts that a direction keeps."""
@@ -125,7 +171,7 @@ class MaskSet:
 
     def mean_kept_fraction(self) -> float:
         """Return the share of the model's experts that a direction keeps on average over the masks of each stack."""
-        sizes = [[sum(map(len, mask)) for mask in self.masks[stack.name].values()] for stack in self.stacks]
+        sizes = [[size(mask) for mask in self.masks[stack.name].values()] for stack in self.stacks]
         return sum(sum(each) / max(len(each), 1) for each in sizes) / sum(stack.total for stack in self.stacks)
 
     def check_model(self, spec: ModelSpec, *, name: str | None = None) -> None:
@@ -187,20 +233,6 @@ class MaskSet:
         stacks = [stack.to_json() for stack in self.stacks]
         content = {"format": _FORMAT, "version": _VERSION, "model": model, "stacks": stacks}
         return {**content, "granularity": self.granularity, "plan": self.plan, "masks": self.masks}
-
-
-def mask_array(mask: ExpertMask, experts: int) -> NDArray[np.bool_]:
-    """Return which experts a mask keeps, (layers, experts)."""
-    kept = np.zeros((len(mask), experts), dtype=np.bool_)
-    for layer, ids in enumerate(mask):
-        kept[layer, list(ids)] = True
-    return kept
-
-
-def union(masks: Iterable[ExpertMask]) -> ExpertMask:
-    """Return the experts that any of the masks of one stack keeps; there must be at least one mask."""
-    layers = zip(*masks, strict=True)
-    return tuple(tuple(sorted(set().union(*same_layer))) for same_layer in layers)
 
 
 def _checked_mask(mask: Sequence[Sequence[int]], stack: Stack, *, key: str, top_k: int) -> ExpertMask:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nllb_prune.cli._options import add_debug_to_actions, table
+
+if TYPE_CHECKING:
+    from nllb_prune.calibration.statistics import ExpertStatistics
 
 HELP = "show statistics, or merge those of several machines"
 EXAMPLE = "nllb-prune stats merge shard-*.safetensors --output statistics.safetensors"
@@ -16,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="tokens and busiest experts by language")
     show.add_argument("statistics", type=Path)
+    show.add_argument("--json", action="store_true", help="print as JSON")
     merge = actions.add_parser("merge", help="add up statistics of different directions")
     merge.add_argument("statistics", type=Path, nargs="+")
     merge.add_argument("--output", type=Path, required=True)
@@ -32,12 +38,35 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.output}: {len(merged.items)} directions")
         return
     statistics = ExpertStatistics.load(options.statistics)
-    rows = []
+    if options.json:
+        print(json.dumps(_content(statistics)))
+        return
+    rows = [
+        (f"{each['stack']} {each['key']}", f"{each['tokens']:,}", ", ".join(map(str, each["busiest"])))
+        for each in _tables(statistics)
+    ]
+    print(f"{options.statistics}: {len(statistics.items)} directions, by {statistics.granularity}")
+    print(table(("table", "tokens", "busiest expert of each layer"), rows))
+    print(", ".join(f"{name} {value}" for name, value in statistics.signature.items()))
+
+
+def _content(statistics: ExpertStatistics) -> dict[str, Any]:
+    return {
+        "fingerprint": statistics.fingerprint.short,
+        "granularity": statistics.granularity,
+        "digest": statistics.digest(),
+        "directions": list(statistics.items),
+        "signature": dict(statistics.signature),
+        "tables": _tables(statistics),
+    }
+
+
+def _tables(statistics: ExpertStatistics) -> list[dict[str, Any]]:
+    """Return, for each stack and key, its tokens and the expert of each layer that most tokens rank first."""
+    tables = []
     for stack in statistics.spec.stacks:
         for key in statistics.keys(stack.name):
             found = statistics.table(stack.name, key)
             busiest = found["first"][0].argmax(axis=1).tolist()
-            rows.append((f"{stack.name} {key}", f"{int(found['tokens'][0]):,}", ", ".join(map(str, busiest))))
-    print(f"{options.statistics}: {len(statistics.items)} directions, by {statistics.granularity}")
-    print(table(("table", "tokens", "busiest expert of each layer"), rows))
-    print(", ".join(f"{name} {value}" for name, value in statistics.signature.items()))
+            tables.append({"stack": stack.name, "key": key, "tokens": int(found["tokens"][0]), "busiest": busiest})
+    return tables

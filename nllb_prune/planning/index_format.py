@@ -2,6 +2,8 @@
 
 Number = experts of the sparse layers before (encoder first) + expert. A language uses the encoder's numbers when it is
 the source and the decoder's when it is the target: below and from 768 in NLLB-200, with 6 + 6 layers of 128 experts.
+Three forms: lists by language, lists by direction, and one plain list for all. Other models have other numbers of
+stacks, layers and experts; what is written back has equal content, with keys and numbers sorted.
 """
 
 from __future__ import annotations
@@ -62,7 +64,10 @@ def masks_to_index(masks: MaskSet) -> Index:
 
 def _granularity(index: Any, stacks: Iterable[Stack]) -> MaskGranularity:
     if not isinstance(index, dict) or not index:
-        raise UsageError("`index` must be lists of expert numbers by language, but is something else instead.")
+        raise UsageError(
+            "`index` must be lists of expert numbers by language or by direction, or one plain list, "
+            "but is something else instead."
+        )
     if set(index) == {GLOBAL_KEY}:
         return "global"
     directions = {"-" in key for key in index}
@@ -76,8 +81,12 @@ def _granularity(index: Any, stacks: Iterable[Stack]) -> MaskGranularity:
 
 
 def _check_numbers(key: str, numbers: Any, *, total: int) -> None:
-    if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < total for number in numbers):
-        raise UsageError(f"`{key}` must be a list of expert numbers 0 to {total - 1}, but is not.")
+    wanted = f"`{key}` must be a list of expert numbers 0 to {total - 1}"
+    if not isinstance(numbers, list) or not numbers:
+        raise UsageError(f"{wanted}, but is {'empty' if numbers == [] else 'something else'} instead.")
+    wrong = [number for number in numbers if type(number) is not int or not 0 <= number < total]
+    if wrong:
+        raise UsageError(f"{wanted}, but has {wrong[0]!r} instead. Was the index made for another model?")
     if len(set(numbers)) != len(numbers):
         raise UsageError(f"`{key}` must list each expert once, but repeats some.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,12 +69,13 @@ def draw(
         figure = Figure(figsize=(width / 72, height / 72))
         box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
         axes = figure.add_axes(box)
-        _plain(axes)
+        plain(axes)
         paint(axes)
         return _svg(figure, salt=name)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Take away all that is not needed: background, frame and ticks."""
     axes.set_facecolor("none")
     for side in axes.spines.values():
         side.set_visible(False)
@@ -82,7 +83,7 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def heat(axes: Axes, values: NDArray[np.float64], ramps: tuple[Ramp, Ramp], *, low: float, high: float) -> None:
+def heat(axes: Axes, values: NDArray[np.float64], ramps: Sequence[Ramp], *, low: float, high: float) -> None:
     """Paint a matrix once for each colour scheme, of which the page shows one; NaN stays clear."""
     for ramp in ramps:
         colours = LinearSegmentedColormap.from_list("ramp", ramp, N=_SHADES).with_extremes(bad="none")

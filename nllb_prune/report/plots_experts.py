@@ -14,7 +14,8 @@ from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.evaluation.summary import ENGLISH, ConfigurationSummary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.spec import Stack
-from nllb_prune.planning.criteria import Shares, importance
+from nllb_prune.planning.criteria import importance
+from nllb_prune.planning.evidence import Evidence
 from nllb_prune.planning.similarity import jaccard_matrix
 from nllb_prune.report.canvas import WIDTH, Plot, draw, heat, label_room, short
 from nllb_prune.report.names import key_name, number
@@ -34,7 +35,7 @@ def importance_plots(statistics: ExpertStatistics, stack: Stack) -> list[Plot]:
     if not keys:
         return []
     tables = [statistics.table(stack.name, key) for key in keys]
-    scores = np.stack([importance(Shares.of(table, top_k=statistics.spec.top_k)) for table in tables])
+    scores = np.stack([importance(Evidence([table], top_k=statistics.spec.top_k)) for table in tables])
     order = leaf_order(overlap_distance(scores.reshape(len(keys), -1)))  # scores: (languages, layers, experts)
     names = [key_name(keys[n]) for n in order]
     return [_importance(stack, n, scores[order, n], names) for n in range(len(stack.layers))]

@@ -34,7 +34,8 @@ def ratio_series(summary: Summary, masks: Mapping[str, MaskSet]) -> list[list[Ra
     """Return the groups of two or more ratios that were planned alike, each in the order of the encoder's share."""
     planned: dict[tuple[Any, ...], list[RatioPoint]] = {}
     for name, each in masks.items():
-        if set(each.plan.get("counts", ())) == {"encoder", "decoder"}:
+        counts = each.plan.get("counts", {})  # lists by stack, or, where languages differ, by stack and language
+        if set(counts) == {"encoder", "decoder"} and all(isinstance(layers, list) for layers in counts.values()):
             point = _point(summary, name, each.plan)
             alike = (each.granularity, each.plan.get("criterion"), each.plan.get("aggregation"), point.kept)
             planned.setdefault(alike, []).append(point)

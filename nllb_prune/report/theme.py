@@ -52,11 +52,16 @@ def colour(role: str) -> str:
     return _ROLES[role][0]
 
 
+def series(n: int) -> str:
+    """Return the (light) colour of the n-th of several things that stand side by side."""
+    return _SERIES[n % len(_SERIES)][0]
+
+
 def configuration_colours(summary: Summary) -> dict[str, str]:
     """Return the one (light) colour that each configuration has in every figure and table."""
     fixed = {DENSE: _DENSE[0], summary.baseline: _BASELINE[0]}
     others = [c.name for c in summary.configurations if c.name not in fixed]
-    return fixed | {name: _SERIES[n % len(_SERIES)][0] for n, name in enumerate(others)}
+    return fixed | {name: series(n) for n, name in enumerate(others)}
 
 
 def on_page(text: str) -> str:

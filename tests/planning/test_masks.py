@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
-from nllb_prune.masks import MaskSet, mask_array, union
+from nllb_prune.masks import LayerChange, MaskSet, applied, mask_array
 from nllb_prune.model.spec import Fingerprint, Stack
 
 STACKS = (Stack("encoder", "source", (1, 3), 8), Stack("decoder", "target", (1, 3), 8))
@@ -177,6 +177,59 @@ def test_an_index_file_is_told_apart(tmp_path):
         MaskSet.load(tmp_path / "index.json")
 
 
-def test_union():
-    assert union([A, B]) == ((0, 1, 4, 5, 7), (0, 2, 3, 6, 7))
-    assert union([A]) == A
+ROW = MASK.map(lambda mask: tuple(map(tuple, mask)))
+LANGUAGES = ("eng", "deu", "fra")
+PAIRS = st.tuples(st.sampled_from(LANGUAGES), st.sampled_from(LANGUAGES))
+FULL = st.fixed_dictionaries(dict.fromkeys(LANGUAGES, ROW))
+
+
+@given(FULL, FULL, st.lists(PAIRS, min_size=1))
+def test_a_union_keeps_what_any_of_its_directions_keeps_and_nothing_else(encoder, decoder, directions):
+    masks = mask_set(masks={"encoder": encoder, "decoder": decoder})
+    united = masks.union(directions)
+    for stack in STACKS:
+        together = np.any([masks.as_array(stack.name, *pair) for pair in directions], axis=0)
+        np.testing.assert_array_equal(mask_array(united[stack.name], 8), together)
+
+
+def test_union_by_hand():
+    masks = mask_set()
+    assert masks.union([("eng", "deu"), ("deu", "fra")])["encoder"] == ((0, 1, 4, 5, 7), (0, 2, 3, 6, 7))
+    assert masks.union([("eng", "fra")]) == masks.direction("eng", "fra")
+    with pytest.raises(UsageError, match="one or more"):
+        masks.union([])
+    with pytest.raises(UsageError, match="`source` must have a mask"):
+        masks.union([("eng", "deu"), ("fra", "deu")])
+
+
+@given(FULL, FULL, PAIRS, PAIRS)
+def test_a_difference_applied_to_what_was_there_gives_what_is_wanted(encoder, decoder, before, after):
+    masks = mask_set(masks={"encoder": encoder, "decoder": decoder})
+    change, back = masks.difference(before, after), masks.difference(after, before)
+    for stack in STACKS:
+        old, new = masks.mask(stack.name, *before), masks.mask(stack.name, *after)
+        assert applied(change[stack.name], old) == new
+        for there, again in zip(change[stack.name], back[stack.name], strict=True):
+            assert (there.incoming, there.outgoing, there.staying) == (again.outgoing, again.incoming, again.staying)
+
+
+def test_difference_by_hand():
+    masks = mask_set()
+    assert masks.difference(("eng", "deu"), ("deu", "deu")) == {
+        "encoder": (LayerChange((4, 5), (0, 1, 7), ()), LayerChange((0, 6, 7), (2, 3), ())),
+        "decoder": (LayerChange((), (), (0, 1, 7)), LayerChange((), (), (2, 3))),
+    }
+
+
+def test_what_is_there():
+    masks = mask_set()
+    assert masks.languages() == ("deu", "eng", "fra")
+    assert masks.covers("eng", "fra")
+    assert not masks.covers("fra", "deu")
+    assert masks.key("decoder", "eng", "fra") == "fra"
+    pair = mask_set("pair", {"encoder": {"eng-deu": A}, "decoder": {"eng-deu": B}})
+    assert pair.covers("eng", "deu")
+    assert not pair.covers("deu", "eng")
+    everywhere = mask_set("global", {"encoder": {"*": A}, "decoder": {"*": B}})
+    assert everywhere.covers("any", "thing")
+    assert everywhere.languages() == ()

@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
-from nllb_prune.planning.similarity import jaccard, jaccard_matrix, mean_jaccard
+from nllb_prune.masks import MaskSet
+from nllb_prune.model.spec import Fingerprint, Stack
+from nllb_prune.planning.similarity import KeyComparison, compare, jaccard, jaccard_matrix, mean_jaccard, overlap
 
 A, B, C = ((0, 1), (0, 1)), ((0, 1), (2, 3)), ((1, 2), (1, 9))
 LAYER = st.sets(st.integers(0, 9), max_size=6).map(lambda ids: tuple(sorted(ids)))
@@ -37,3 +39,44 @@ def test_matrix_and_mean():
 def test_refused(masks):
     with pytest.raises(UsageError, match="same number of layers"):
         jaccard_matrix(masks)
+
+
+@given(st.lists(MASK, min_size=1, max_size=6))
+def test_a_matrix_is_symmetric_with_ones_on_the_diagonal(masks):
+    matrix = jaccard_matrix(masks)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    np.testing.assert_array_equal(np.diag(matrix), 1.0)
+    assert ((matrix >= 0) & (matrix <= 1)).all()
+    assert matrix[0, -1] == jaccard(masks[0], masks[-1])
+
+
+STACK = Stack("decoder", "target", (1, 3), 10)
+
+
+def mask_set(**masks):
+    fingerprint = Fingerprint.of([STACK], [1.0] * 20)
+    return MaskSet(
+        model_name="mini", fingerprint=fingerprint, stacks=(STACK,), granularity="language", masks={"decoder": masks}
+    )
+
+
+def test_overlap_of_a_stack():
+    found = overlap(mask_set(ccc=C, aaa=A, bbb=B), "decoder")
+    assert found.keys == ("aaa", "bbb", "ccc")
+    np.testing.assert_array_equal(found.matrix, jaccard_matrix([A, B, C]))
+    assert found.mean == pytest.approx(mean_jaccard([A, B, C]))
+    assert found.most_similar == ("aaa", "bbb", 0.5)
+    assert found.least_similar == ("bbb", "ccc", pytest.approx(1 / 6))
+    assert found.union == 3 + 5
+
+
+def test_overlap_of_one_mask_and_of_none():
+    alone = overlap(mask_set(aaa=A), "decoder")
+    assert (alone.mean, alone.most_similar, alone.least_similar, alone.union) == (1.0, None, None, 4)
+    with pytest.raises(UsageError, match="1 to 5,000 masks to compare, but has 0"):
+        overlap(mask_set(), "decoder")
+
+
+def test_two_sets_are_compared_by_what_both_have():
+    ours, theirs = mask_set(aaa=A, bbb=B), mask_set(bbb=((0, 1, 2), (2, 4)), ccc=C)
+    assert compare(ours, theirs, "decoder") == (KeyComparison("bbb", pytest.approx(0.5), 3, 1, 2),)
