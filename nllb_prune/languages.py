@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -70,6 +70,8 @@ class PruningSettings:
     """Fraction of all experts that stay."""
     ratio: str
     """Kept encoder experts to kept decoder experts, such as `3:1`."""
+    languages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Experts of each layer by language and stack, for languages that keep another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,10 @@ def language_set(name: str) -> LanguageSet:
         raise UsageError(f"`language_set` must be one of {known}, but is `{name}` instead.")
     content = _toml(f"sets/{name}.toml")
     members = all_languages() if content["languages"] == "all" else tuple(map(language, content["languages"]))
-    return LanguageSet(name, members, PruningSettings(**content["pruning"]))
+    pruning = PruningSettings(**content["pruning"])
+    if unknown := [code for code in pruning.languages if code not in {member.code for member in members}]:
+        raise UsageError(f"`pruning.languages` must be of the set {name}, but has {', '.join(unknown)} too.")
+    return LanguageSet(name, members, pruning)
 
 
 def parse_directions(text: str, languages: Iterable[str]) -> tuple[Direction, ...]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nllb_prune import languages as languages_module
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import (
     PruningSettings,
@@ -213,6 +214,17 @@ def test_all_directions_once_and_never_into_itself(codes):
 
 def _run(code, folder):
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_set_may_give_a_language_more(monkeypatch):
+    pruning = {"criterion": "top1", "kept": 0.5, "ratio": "1:1", "languages": {"eng_Latn": {"decoder": 18}}}
+    content = {"languages": ["eng_Latn", "deu_Latn"], "pruning": pruning}
+    real = languages_module._toml
+    monkeypatch.setattr(languages_module, "_toml", lambda path: content if path.startswith("sets") else real(path))
+    assert language_set.__wrapped__("mini").pruning.languages == {"eng_Latn": {"decoder": 18}}
+    content["languages"] = ["deu_Latn"]
+    with pytest.raises(UsageError, match="must be of the set mini, but has eng_Latn too"):
+        language_set.__wrapped__("mini")
 
 
 def test_import_reads_nothing():

@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from nllb_prune.errors import UsageError
 from nllb_prune.model.spec import Stack
+from nllb_prune.planning.scopes import fill
 
 # Best of the published encoder:decoder ratios, 36 + 12 experts a layer (arXiv 2212.09811).
 DEFAULT_RATIO: Mapping[str, float] = {"encoder": 3.0, "decoder": 1.0}
+
+Counts = tuple[int, ...]
+"""Experts kept in each sparse layer of a stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,7 @@ class Budget:
 class Allocation:
     """How many experts each sparse layer keeps."""
 
-    counts: dict[str, tuple[int, ...]]
+    counts: dict[str, Counts]
     """By stack, layers in order."""
     notes: tuple[str, ...]
     """What differs from what was asked, one sentence each."""
@@ -65,6 +71,22 @@ def parse_kept(text: str) -> float | int:
         ) from None
 
 
+def parse_pruned(text: str) -> float:
+    """Read the share of the experts to prune: a fraction (`0.8`) or a percentage (`80%`)."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise UsageError(f"`pruned` must be a fraction (0.8) or a percentage (80%), but is {text} instead.") from None
+
+
+def kept_of_pruned(pruned: float, stacks: Sequence[Stack]) -> int:
+    """Return how many experts stay when that share of them is pruned; a half stays."""
+    if isinstance(pruned, bool) or not 0 <= pruned < 1:
+        raise UsageError(f"`pruned` must be 0 or more and below 1 as a fraction, but is {pruned} instead.")
+    most = sum(stack.total for stack in stacks)
+    return most - math.ceil(pruned * most - 0.5)
+
+
 def allocate(stacks: Sequence[Stack], budget: Budget) -> Allocation:
     """Share a budget: exactly the total, the ratio over stacks, as even as possible within one (first layers get more).
 
@@ -74,34 +96,46 @@ def allocate(stacks: Sequence[Stack], budget: Budget) -> Allocation:
     Raises:
         UsageError: if the budget cannot be kept.
     """
-    if not stacks:
-        raise UsageError("`model` must have sparse layers to prune, but is dense instead.")
-    total = _total(budget, stacks)
-    low = {stack.name: budget.minimum * len(stack.layers) for stack in stacks}
-    high = {stack.name: stack.total for stack in stacks}
-    weights = {name: Fraction(weight) for name, weight in resolve_ratio(budget.ratio, stacks).items()}
-    totals = _rounded(_within(total, weights, low=low, high=high), total)
-    counts = {stack.name: _even(totals[stack.name], len(stack.layers)) for stack in stacks}
-    return Allocation(counts, _notes(total, weights, low=low, high=high))
+    weights = resolve_ratio(budget.ratio, stacks)
+    total = total_kept(budget.kept, stacks, minimum=budget.minimum)
+    totals = stack_totals(stacks, total, weights=weights, minimum=budget.minimum)
+    counts = {stack.name: even(totals[stack.name], len(stack.layers)) for stack in stacks}
+    return Allocation(counts, ratio_notes(stacks, total, weights=weights, minimum=budget.minimum))
 
 
-def _total(budget: Budget, stacks: Sequence[Stack]) -> int:
-    most, layers = sum(stack.total for stack in stacks), sum(len(stack.layers) for stack in stacks)
-    smallest = min(stack.experts for stack in stacks)
-    if not 1 <= budget.minimum <= smallest:
-        raise UsageError(f"`minimum` must be 1 to {smallest} experts a layer, but is {budget.minimum} instead.")
-    if isinstance(budget.kept, bool) or not math.isfinite(budget.kept):
-        raise UsageError(f"`kept` must be a fraction or a number of experts, but is {budget.kept} instead.")
-    if isinstance(budget.kept, float) and not 0 < budget.kept <= 1:
-        raise UsageError(f"`kept` must be above 0 and at most 1.0 as a fraction, but is {budget.kept} instead.")
-    total = math.floor(budget.kept * most + 0.5) if isinstance(budget.kept, float) else budget.kept
-    least = budget.minimum * layers
-    if not least <= total <= most:
+def total_kept(kept: float | int, stacks: Sequence[Stack], *, minimum: int) -> int:
+    """Return the number of experts that a budget keeps.
+
+    Raises:
+        UsageError: if no choice of experts can keep it.
+    """
+    possible = possible_totals(stacks, minimum=minimum)
+    if isinstance(kept, bool) or not math.isfinite(kept):
+        raise UsageError(f"`kept` must be a fraction or a number of experts, but is {kept} instead.")
+    if isinstance(kept, float) and not 0 < kept <= 1:
+        raise UsageError(f"`kept` must be above 0 and at most 1.0 as a fraction, but is {kept} instead.")
+    total = math.floor(kept * possible[-1] + 0.5) if isinstance(kept, float) else kept
+    if total not in possible:
+        layers = sum(len(stack.layers) for stack in stacks)
         raise UsageError(
-            f"`kept` must be {least} to {most} experts ({budget.minimum} or more in each of {layers} sparse layers), "
-            f"but is {total} instead."
+            f"`kept` must be {possible[0]} to {possible[-1]} experts ({minimum} or more in each of {layers} sparse "
+            f"layers), but is {total} instead."
         )
     return total
+
+
+def possible_totals(stacks: Sequence[Stack], *, minimum: int) -> range:
+    """Return the numbers of experts that can be kept.
+
+    Raises:
+        UsageError: if there are no sparse layers, or they cannot keep the minimum.
+    """
+    if not stacks:
+        raise UsageError("`model` must have sparse layers to prune, but is dense instead.")
+    smallest = min(stack.experts for stack in stacks)
+    if not 1 <= minimum <= smallest:
+        raise UsageError(f"`minimum` must be 1 to {smallest} experts a layer, but is {minimum} instead.")
+    return range(minimum * sum(len(stack.layers) for stack in stacks), sum(stack.total for stack in stacks) + 1)
 
 
 def resolve_ratio(ratio: Mapping[str, float] | None, stacks: Sequence[Stack]) -> dict[str, float]:
@@ -117,50 +151,33 @@ def resolve_ratio(ratio: Mapping[str, float] | None, stacks: Sequence[Stack]) ->
     return {name: float(chosen[name]) for name in names}
 
 
-def _in_proportion(total: int | Fraction, weights: Mapping[str, Fraction]) -> dict[str, Fraction]:
-    whole = sum(weights.values(), Fraction(0))
-    return {name: total * weight / whole for name, weight in weights.items()}
+def stack_totals(stacks: Sequence[Stack], total: int, *, weights: Mapping[str, float], minimum: int) -> dict[str, int]:
+    """Share a total among stacks by weight, in the order of Webster: monotone, and for two stacks simply rounded."""
+    keys = [np.asarray((np.arange(stack.total) + 0.5) / weights[stack.name]) for stack in stacks]
+    for stack, each in zip(stacks, keys, strict=True):
+        each[: minimum * len(stack.layers)] = -np.inf
+    filled = fill([each[None] for each in keys], total)
+    return {stack.name: got for stack, (got,) in zip(stacks, filled, strict=True)}
 
 
-def _within(
-    total: int, weights: Mapping[str, Fraction], *, low: Mapping[str, int], high: Mapping[str, int]
-) -> dict[str, Fraction]:
-    """Share a total in proportion within bounds: hold the stacks that leave them, then share the rest again."""
-    held: dict[str, Fraction] = {}
-    while free := {name: weight for name, weight in weights.items() if name not in held}:
-        left = total - sum(held.values(), Fraction(0))
-        wanted = _in_proportion(left, free)
-        bounded = {name: min(max(wanted[name], Fraction(low[name])), Fraction(high[name])) for name in free}
-        excess = sum(bounded.values(), Fraction(0)) - left
-        held |= {name: share for name, share in bounded.items() if excess == 0 or (share - wanted[name]) * excess > 0}
-    return held
-
-
-def _rounded(shares: Mapping[str, Fraction], total: int) -> dict[str, int]:
-    """Round to integers of that sum by largest remainder; ties go to the first stack."""
-    counts = {name: math.floor(share) for name, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name])
-    for name in by_remainder[: total - sum(counts.values())]:
-        counts[name] += 1
-    return counts
-
-
-def _even(total: int, layers: int) -> tuple[int, ...]:
+def even(total: int, layers: int) -> Counts:
+    """Share among layers as evenly as possible; what does not divide goes to the first."""
     each, rest = divmod(total, layers)
     return tuple(each + (layer < rest) for layer in range(layers))
 
 
-def _notes(
-    total: int, weights: Mapping[str, Fraction], *, low: Mapping[str, int], high: Mapping[str, int]
-) -> tuple[str, ...]:
+def ratio_notes(stacks: Sequence[Stack], total: int, *, weights: Mapping[str, float], minimum: int) -> tuple[str, ...]:
+    """Say where a stack cannot have what the ratio would give it."""
     notes = []
-    ratio = ":".join(f"{float(weight):g}" for weight in weights.values())
-    for name, share in _in_proportion(total, weights).items():
-        asked = f"{ratio} would give the {name} {float(share):.4g} experts"
-        if share < low[name]:
-            notes.append(f"{asked}, below its minimum: it keeps {low[name]} and the rest of the model pays.")
-        elif share > high[name] and len(weights) > 1:
+    ratio = ":".join(f"{weight:g}" for weight in weights.values())
+    whole = sum(map(Fraction, weights.values()))
+    for stack in stacks:
+        share, least = total * Fraction(weights[stack.name]) / whole, minimum * len(stack.layers)
+        asked = f"{ratio} would give the {stack.name} {float(share):.4g} experts"
+        if share < least:
+            notes.append(f"{asked}, below its minimum: it keeps {least} and the rest of the model pays.")
+        elif share > stack.total and len(stacks) > 1:
             notes.append(
-                f"{asked}, more than it has: it keeps all {high[name]} and the rest of the model gets the others."
+                f"{asked}, more than it has: it keeps all {stack.total} and the rest of the model gets the others."
             )
     return tuple(notes)

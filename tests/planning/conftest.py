@@ -30,6 +30,9 @@ def _table(stack, random, tokens):
             table[count][:, layer] = np.bincount(chosen, minlength=stack.experts)
             table[f"p_{count}"][:, layer] = np.bincount(chosen, p[np.arange(tokens), chosen], stack.experts)
         table["p_all"][:, layer] = p.sum(axis=0)
+        best = np.take_along_axis(p, order[:, :2], axis=1)
+        for rank, gates in enumerate((best / best.sum(axis=1, keepdims=True)).T):
+            table["gate"][:, layer] += np.bincount(order[:, rank], gates, stack.experts)
     return table
 
 
