@@ -40,7 +40,8 @@ def spread(directions: Sequence[Direction], *, lines: int, per_target: int | Non
     """Spread the first lines of each target over its sources, each line once, neighbours to different sources.
 
     Sources are taken round a ring that starts elsewhere for each target, so that every source is used about as often;
-    each gets `LEAST` lines or more, where a target has that many.
+    each gets `LEAST` lines or more, where a target has that many. The directions that come of it, spread again, come of
+    it with the same lines.
 
     Args:
         directions: Those that may be used.
@@ -59,5 +60,5 @@ def spread(directions: Sequence[Direction], *, lines: int, per_target: int | Non
         sources = sorted({source for source, into in directions if into == target})
         used = min(len(sources), max(1, count // LEAST))
         ring = [sources[(turn + place * len(sources) // used) % len(sources)] for place in range(used)]
-        chosen += [Lines((source, target), first, used, count) for first, source in enumerate(ring)]
+        chosen += [Lines((source, target), first, used, count) for first, source in enumerate(sorted(ring))]
     return chosen

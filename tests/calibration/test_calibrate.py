@@ -145,6 +145,13 @@ def test_other_text_and_dtype_are_refused(run, text, tmp_path):
         run(model=half)
 
 
+def test_a_model_of_other_training_is_refused(run, tiny, monkeypatch):
+    run(DIRECTIONS[:1])
+    monkeypatch.setattr(routing_of(tiny), "identity", "0123456789abcdef")
+    with pytest.raises(UsageError, match=r"`identity` was .* and is"):
+        run(DIRECTIONS[:1])
+
+
 def test_damaged_result_file_is_refused(run, tmp_path):
     run()
     path = tmp_path / "work" / "eng_Latn-deu_Latn.bin"
@@ -265,7 +272,7 @@ def test_spread_lines_reach_the_model(run, text, monkeypatch):
     pairs = run(granularity="pair", pairs_per_target="all")
     assert len(pairs.items) == 6
     for item in pairs.items:
-        first = int(item not in ("eng_Latn-deu_Latn", "fra_Latn-eng_Latn", "deu_Latn-fra_Latn"))
+        first = int(item not in ("eng_Latn-deu_Latn", "deu_Latn-eng_Latn", "deu_Latn-fra_Latn"))
         for stack, code in zip(("encoder", "decoder"), item.split("-"), strict=True):
             words = sum(len(line.split()) for line in text.lines(code)[first::2])
             assert pairs.table(stack, item)["tokens"][0] == words + 2 * 6, item

@@ -47,6 +47,7 @@ def test_each_line_of_each_target_once(directions, lines, data):
         sources = {source for source, into in directions if into == target}
         assert len(parts) == min(len(sources), max(1, wanted // LEAST))  # as many as have lines enough
     assert spread(directions[::-1], lines=lines, per_target=count) == items
+    assert spread([item.direction for item in items], lines=lines, per_target=count) == items
 
 
 @pytest.mark.parametrize("count", [1, 47, 48, 95, 96, 200, 500, 48 * 35, 3000])
@@ -68,7 +69,8 @@ def test_sources_are_used_about_equally(languages, count):
 def test_neighbours_go_to_different_sources():
     items = spread(all_of(4), lines=144)
     assert [(item.first, item.step, item.end) for item in items[:3]] == [(0, 3, 144), (1, 3, 144), (2, 3, 144)]
-    assert [item.id for item in items[:3]] == [f"{CODES[n]}-{CODES[0]}" for n in (1, 2, 3)]
+    for target, parts in by_target(items).items():
+        assert [item.direction[0] for item in parts] == [code for code in CODES[:4] if code != target]
 
 
 def test_few_lines_go_to_one_source_each_in_turn():
