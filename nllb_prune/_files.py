@@ -13,6 +13,8 @@ from nllb_prune.errors import UsageError
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the path and rename onto it; folders are made as needed.
 
+    A link stays a link, to the new file; what is no file, as `/dev/stdout`, is written to.
+
     Raises:
         UsageError: if there is a folder of that name, or the system refuses: a full disk, a place one may not write to.
     """
@@ -28,6 +30,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _write_beside(path: Path, content: bytes) -> None:
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         beside.write_bytes(content)

@@ -191,7 +191,13 @@ def other_domain(bench: Bench, path: Path, test: ParallelText, development: Para
     ]
 
 
-def report(bench: Bench, summary: Summary, sections: Sequence[tuple[str, str, Iterable[str]]]) -> list[str]:
+def beside(title: str) -> list[str]:
+    """Return the configurations that a table is to be compared with."""
+    criteria = {"Scopes": ("importance",), "Rounds": IN_ROUNDS}.get(title.split()[0], ())
+    return [name_of(criterion, kept, "3:1") for criterion in criteria for kept in BUDGETS if f"{1 - kept:.1%}" in title]
+
+
+def report(bench: Bench, summary: Summary, sections: Sequence[tuple[str, Iterable[str]]]) -> list[str]:
     """Return the head of the report and a table for each section."""
     lines = [
         "# Criteria, scopes and calibration on `mini`",
@@ -203,8 +209,34 @@ def report(bench: Bench, summary: Summary, sections: Sequence[tuple[str, str, It
         "`python -m eval.mini.criteria_study`.",
         "",
     ]
-    for title, text, names in sections:
-        lines += [f"## {title}", "", *([text, ""] if text else []), *table(summary, names), ""]
+    for title, names in sections:
+        lines += [f"## {title}", "", *table(summary, names), ""]
+    return lines
+
+
+def pairs_and_rounds(
+    bench: Bench, development: ParallelText, statistics: ExpertStatistics, kept: float
+) -> Configurations:
+    """Plan in rounds, and per pair and per language from the same statistics."""
+    everything = parse_directions("all", development.languages)
+    lines = len(development.lines("eng_Latn")) // 9 * 2
+    pairs = bench.statistics("pairs", development, everything, sentences=lines, granularity="pair")
+    return {
+        **in_rounds(bench, development, statistics, kept),
+        name_of("per pair", kept, "3:1"): plan(pairs, kept=kept, granularity="pair"),
+        name_of("per language of the same", kept, "3:1"): plan(pairs.as_language(), kept=kept),
+    }
+
+
+def differences(results: Sequence[DirectionResult]) -> list[str]:
+    """Compare rounds with one shot and pairs with languages."""
+    lines = []
+    for kept in BUDGETS:
+        for criterion in IN_ROUNDS:
+            rounds = name_of(f"{criterion} {ROUNDS} rounds", kept, "3:1")
+            lines.append(difference(results, rounds, name_of(criterion, kept, "3:1")))
+        single = name_of("per language of the same", kept, "3:1")
+        lines.append(difference(results, name_of("per pair", kept, "3:1"), single))
     return lines
 
 
@@ -222,54 +254,31 @@ def main() -> None:
     statistics = bench.statistics("spread", development, everything, pairs_per_target="all", collect=GROUPS)
     directions = english_and_ring(development.languages, others=12)
 
-    criteria = {(kept, ratio): by_criterion(statistics, kept, ratio) for kept in BUDGETS for ratio in RATIOS}
-    scopes = {kept: by_scope(statistics, kept) for kept in BUDGETS}
+    groups: dict[str, Configurations] = {
+        f"Criteria, {1 - kept:.1%} pruned, {ratio}": by_criterion(statistics, kept, ratio)
+        for kept in BUDGETS
+        for ratio in RATIOS
+    }
+    groups |= {f"Scopes with importance, {1 - kept:.1%} pruned": by_scope(statistics, kept) for kept in BUDGETS}
     planned: Configurations = {"full": None}
-    for group in (*criteria.values(), *scopes.values()):
+    for group in groups.values():
         planned |= group
     results = bench.score(test, directions, part_of(planned, options.part), "scores")
     if options.part is not None:
         return
 
-    pairs = bench.statistics(
-        "pairs", development, everything, sentences=len(development.lines("eng_Latn")) // 9 * 2, granularity="pair"
-    )
-    one_language = pairs.as_language()
-    extra: dict[float, Configurations] = {}
     for kept in BUDGETS:
-        extra[kept] = {
-            **in_rounds(bench, development, statistics, kept),
-            name_of("per pair", kept, "3:1"): plan(pairs, kept=kept, granularity="pair"),
-            name_of("per language of the same", kept, "3:1"): plan(one_language, kept=kept),
-        }
-        results += bench.score(test, directions, extra[kept], "scores")
-    summary = summarise(results)
-    sections = [
-        (f"Criteria, {1 - kept:.1%} pruned, {ratio}", "", ["full", *group]) for (kept, ratio), group in criteria.items()
-    ]
-    usual = {kept: name_of("importance", kept, "3:1") for kept in BUDGETS}
-    sections += [
-        (f"Scopes with importance, {1 - kept:.1%} pruned", "", ["full", usual[kept], *group])
-        for kept, group in scopes.items()
-    ]
-    sections += [
-        (
-            f"Rounds and pairs, {1 - kept:.1%} pruned",
-            "",
-            ["full", *(name_of(criterion, kept, "3:1") for criterion in IN_ROUNDS), *group],
+        extra = groups[f"Rounds and pairs, {1 - kept:.1%} pruned"] = pairs_and_rounds(
+            bench, development, statistics, kept
         )
-        for kept, group in extra.items()
-    ]
-    lines = report(bench, summary, sections)
-    for kept in BUDGETS:
-        for criterion in IN_ROUNDS:
-            a, b = name_of(f"{criterion} {ROUNDS} rounds", kept, "3:1"), name_of(criterion, kept, "3:1")
-            lines.append(difference(results, a, b))
-        a, b = name_of("per pair", kept, "3:1"), name_of("per language of the same", kept, "3:1")
-        lines.append(difference(results, a, b))
-    chosen = best(summary, [n for (k, r), g in criteria.items() if (k, r) == (0.25, "3:1") for n in g], 3)
+        results += bench.score(test, directions, extra, "scores")
+    summary = summarise(results)
+    lines = report(bench, summary, [(title, ["full", *beside(title), *group]) for title, group in groups.items()])
+    lines += differences(results)
+    chosen = best(summary, [name for name in planned if "75.0%" in name and "random" not in name], 3)
     widest = summarise(bench.score(test, everything, {"full": None, **{n: planned[n] for n in chosen}}, "scores"))
-    lines += ["", f"## The best three over all {len(everything)} directions", "", *table(widest, ["full", *chosen]), ""]
+    lines += ["", f"## The best three at 75 % over all {len(everything)} directions", ""]
+    lines += [*table(widest, ["full", *chosen]), ""]
     if options.other_text:
         lines += other_domain(bench, options.other_text, test, development)
     (options.output / "CRITERIA.md").write_text("\n".join(lines), encoding="utf-8")

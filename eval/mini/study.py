@@ -23,7 +23,7 @@ from nllb_prune.model.source import embedded_text
 from nllb_prune.planning import jaccard
 
 BUDGETS = (0.5, 0.25, 0.125)
-RATIOS = ("1:3", "1:2", "1:1", "2:1", "3:1")
+RATIOS = {0.5: ("1:1",), 0.25: ("1:3", "1:2", "1:1", "2:1"), 0.125: ("1:1",)}  # beside 3:1
 KINDS: dict[str, dict[str, Any]] = {
     "per pair": {"granularity": "pair"},
     "per language": {},
@@ -39,13 +39,15 @@ def progress(what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
 
 
 def configurations(statistics: ExpertStatistics) -> dict[str, MaskSet | None]:
-    """Plan every kind at every budget at 3:1, and a sweep of ratios at 25 %."""
+    """Plan every kind at every budget at 3:1, and other ratios."""
     planned: dict[str, MaskSet | None] = {"full": None}
     for kept in BUDGETS:
         for name, kind in KINDS.items():
             planned[f"{name} {1 - kept:.1%}"] = plan(statistics, kept=kept, model_name="mini", **kind)
-    for ratio in RATIOS[:-1]:
-        planned[f"per language 75.0% {ratio}"] = plan(statistics, kept=0.25, ratio=ratio, model_name="mini")
+    for kept, ratios in RATIOS.items():
+        for ratio in ratios:
+            name = f"per language {1 - kept:.1%} {ratio}"
+            planned[name] = plan(statistics, kept=kept, ratio=ratio, model_name="mini")
     return planned
 
 

@@ -23,7 +23,7 @@ def one_direction(text: str, masks: MaskSet) -> Direction:
 def planned_directions(text: str, parts: Sequence[MaskSet]) -> tuple[Direction, ...]:
     """Read directions as `parse_directions` does; `*` and `all` stand for those that have masks in one of the parts."""
     found: list[Direction] = []
-    for part in text.split(","):
+    for part in [each for each in text.split(",") if each.strip()] or [text]:
         pairs = parse_directions(part, _languages(parts))
         anything = "*" in part or part.strip() == "all"
         found += [pair for pair in pairs if not anything or any(masks.covers(*pair) for masks in parts)]

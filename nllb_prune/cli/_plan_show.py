@@ -62,7 +62,7 @@ def _memory(masks: MaskSet) -> list[str]:
         return []
     size, dtype = masks.plan["bytes"], masks.plan["dtype"]
     cards = fitting_cards(size)
-    fits = f"fit cards of {', '.join(map(str, cards))} GB" if cards else f"fit no card of {CARDS[-1]} GB or less"
+    fits = f"alone fit cards of {', '.join(map(str, cards))} GB" if cards else f"fit no card of {CARDS[-1]} GB or less"
     return [f"the weights of a direction take at most {show_bytes(size)} in {dtype} and {fits}"]
 
 
@@ -81,4 +81,4 @@ def list_criteria(*, as_json: bool) -> str:
 
 
 def _same(other: str) -> str:
-    return f"; ranks as {other} does" if other else ""
+    return f"; ranks a layer as {other} does" if other else ""

@@ -370,7 +370,7 @@ CRITERIA: dict[str, Criterion] = {
         groups=("weights",),
     ),
     "stable_rank": Criterion(
-        formula="sum of squared singular values, divided by the largest",
+        formula="sum of squared singular values over the largest one squared, mean of the matrices",
         source=_MC_SUITE,
         score=stable_rank,
         drops="highest",

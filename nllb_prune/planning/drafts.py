@@ -68,16 +68,19 @@ class Drafts:
     def _scores(
         self, stack: Stack, key: str, keys: tuple[str, ...], *, position: str = "all", criterion: str | None = None
     ) -> FloatArray:
+        evidence = self._evidence(stack, key, keys, position=position)
         settings = self._settings
-        tables = tables_of(self._statistics, stack, keys, aggregation=settings.aggregation, name=key, position=position)
-        evidence = Evidence(
-            tables,
+        return score(criterion or settings.criterion, evidence, reverse=settings.reverse and criterion is None)
+
+    def _evidence(self, stack: Stack, key: str, keys: tuple[str, ...], *, position: str) -> Evidence:
+        how = self._settings.aggregation
+        return Evidence(
+            tables_of(self._statistics, stack, keys, aggregation=how, name=key, position=position),
             top_k=self._statistics.spec.top_k,
             weights=self._statistics.weights.get(stack.name),
             position=position_classes(stack).index(position),
-            draw=f"{settings.seed}/{stack.name}/{key}",
+            draw=f"{self._settings.seed}/{stack.name}/{key}",
         )
-        return score(criterion or settings.criterion, evidence, reverse=settings.reverse and criterion is None)
 
     def _weights(self, stack: Stack) -> dict[str, FloatArray]:
         """Return the weights of the layers by language, those of a mask for all under `*`."""
@@ -97,7 +100,8 @@ class Drafts:
         chosen = [self.super_experts[stack.name]] if self._settings.protect_super else []
         if self._settings.protect_end and stack.keyed_by != "source":
             at_end = self._scores(stack, key, keys, position="end")
-            chosen.append(best_protected(at_end, self._settings.protect_end))
+            used = self._evidence(stack, key, keys, position="end").routed > 0
+            chosen.append(best_protected(at_end, used, self._settings.protect_end))
         return np.logical_or.reduce(chosen) if chosen else None
 
 

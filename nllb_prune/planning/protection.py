@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.errors import UsageError
-from nllb_prune.planning.selection import best_first
+from nllb_prune.planning.selection import best_first, move_first
 
 BoolArray = NDArray[np.bool_]
 
@@ -17,11 +17,11 @@ BoolArray = NDArray[np.bool_]
 _QUANTILE, _OF_LARGEST, _LAYERS = 0.995, 0.1, 0.75
 
 
-def best_protected(scores: NDArray[np.float64], count: int) -> BoolArray:
-    """Return which experts are among the best so many of their layer, (layers, experts)."""
+def best_protected(scores: NDArray[np.float64], used: BoolArray, count: int) -> BoolArray:
+    """Return which experts are among the best so many of their layer, (layers, experts), of those that are used."""
     chosen = np.zeros(scores.shape, dtype=np.bool_)
-    np.put_along_axis(chosen, best_first(scores)[:, :count], True, axis=1)
-    return chosen
+    np.put_along_axis(chosen, move_first(best_first(scores), used)[:, :count], True, axis=1)
+    return chosen & used
 
 
 def largest_activations(statistics: ExpertStatistics) -> dict[str, NDArray[np.float64]]:

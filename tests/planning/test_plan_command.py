@@ -68,7 +68,7 @@ def test_what_is_printed(planned):
         "decoder      3                2, 2   8",
         "a direction keeps 16 of 32 experts, 50.00%",
         "the weights of a direction take at most 5.20 GB (5200004000 bytes) in bfloat16 "
-        "and fit cards of 8, 16, 24, 32, 40, 48, 80, 141 GB",
+        "and alone fit cards of 8, 16, 24, 32, 40, 48, 80, 141 GB",
         f"50.00% of the experts pruned; signature {masks.signature}",
         out.splitlines()[-1],
     ]
@@ -80,7 +80,7 @@ def test_many_different_counts_are_shown_as_ranges(planned):
     assert ", ".join(f"{min(each)}-{max(each)}" if len(set(each)) > 1 else str(each[0]) for each in layers) in out
     assert "note: One budget over the whole model" in out
     assert "12.00 GB" in out
-    assert "fit cards of 16," in out
+    assert "alone fit cards of 16," in out
 
 
 def test_a_dry_run_writes_nothing(path, capfd, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_the_criteria_are_listed(capfd):
     assert main(["plan", "--list-criteria"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:]] == list(CRITERIA)
-    assert next(line for line in lines if line.startswith("frequency")).endswith("ranks as top2 does")
+    assert next(line for line in lines if line.startswith("frequency")).endswith("ranks a layer as top2 does")
     assert main(["plan", "--list-criteria", "--json"]) == 0
     assert [each["name"] for each in json.loads(capfd.readouterr().out)] == list(CRITERIA)
 

@@ -4,8 +4,16 @@ from nllb_prune.planning.protection import best_protected, super_experts
 
 
 def test_the_best_of_each_layer():
-    chosen = best_protected(np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]]), 1)
+    scores = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]])
+    chosen = best_protected(scores, np.ones((2, 3), dtype=bool), 1)
     assert chosen.tolist() == [[False, True, False], [True, False, False]]
+
+
+def test_only_what_is_used():
+    scores = np.array([[0.0, -3.0, 0.0, -1.0]])  # scores need not be 0 where an expert is never used
+    used = np.array([[False, True, False, True]])
+    assert best_protected(scores, used, 1).tolist() == [[False, False, False, True]]
+    assert best_protected(scores, used, 3).tolist() == [[False, True, False, True]]
 
 
 def test_super_experts_by_hand():
