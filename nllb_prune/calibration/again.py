@@ -11,7 +11,7 @@ from nllb_prune.calibration.calibrate import Mode, calibrate
 from nllb_prune.calibration.statistics import TEXT, ExpertStatistics
 from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
-from nllb_prune.languages import split_direction
+from nllb_prune.languages import Direction, split_direction
 from nllb_prune.masks import MaskSet
 from nllb_prune.worklist import Progress
 
@@ -29,6 +29,9 @@ def calibrate_again(
 ) -> ExpertStatistics:
     """Make statistics of a model within masks the way others were made of it.
 
+    Directions that the masks do not cover are left out; where lines were spread over the sources of each target, those
+    that are left share them.
+
     Args:
         statistics: The others; their directions, lines, groups and mode are used.
         model: The model they are of, with the dtype it had.
@@ -40,9 +43,15 @@ def calibrate_again(
         progress: As of `calibrate`.
 
     Raises:
-        UsageError: on another text, and on what `calibrate` refuses.
+        UsageError: on another text, statistics that do not say how they were made, a mask that no direction uses, and
+            on what `calibrate` refuses.
     """
     how = statistics.signature
+    if missing := [name for name in ("mode", "sentences") if name not in how]:
+        raise UsageError(
+            f"`statistics` must say how they were made to be made again, but lack {' and '.join(missing)}. "
+            "Calibrate anew."
+        )
     sentences = int(how["sentences"])
     _check_text(statistics, text.head(sentences))
     mode, _, search = str(how["mode"]).partition(", ")
@@ -50,7 +59,7 @@ def calibrate_again(
         model,
         tokenizer,
         text,
-        [split_direction(item) for item in statistics.items],
+        _covered(statistics, masks),
         sentences=sentences,
         pairs_per_target=int(how["pairs_per_target"]) if "pairs_per_target" in how else None,
         granularity=statistics.granularity,
@@ -62,6 +71,18 @@ def calibrate_again(
         restart=restart,
         progress=progress,
     )
+
+
+def _covered(statistics: ExpertStatistics, masks: MaskSet) -> list[Direction]:
+    """Return the directions that the masks cover; together they use every mask."""
+    directions = [direction for item in statistics.items if masks.covers(*(direction := split_direction(item)))]
+    for stack, by_key in masks.masks.items():
+        if unused := sorted(set(by_key) - {masks.key(stack, *direction) for direction in directions}):
+            raise UsageError(
+                f"`statistics` must have a direction for each of the masks, but none between their languages uses "
+                f"{stack}/{unused[0]}. Calibrate one, or plan for other languages."
+            )
+    return directions
 
 
 def _check_text(statistics: ExpertStatistics, text: ParallelText) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from nllb_prune.cli._options import add_device, open_text, placement, positive, progress_bar
@@ -90,7 +92,9 @@ def _add_rounds(group: argparse._ArgumentGroup) -> None:
     add_device(group)
     group.add_argument("--text", metavar="PATH", help="that text; `mini` has its own")
     group.add_argument("--split", help="of a FLORES folder (default: dev)")
-    group.add_argument("--work", type=Path, metavar="DIR", help="keeps finished directions (default: OUTPUT.work)")
+    group.add_argument(
+        "--work", type=Path, metavar="DIR", help="keeps finished directions (default: OUTPUT.work, none of a dry run)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -139,23 +143,49 @@ def _in_rounds(options: argparse.Namespace, statistics: ExpertStatistics, asked:
     from nllb_prune.model.source import load_tokenizer
     from nllb_prune.planning.rounds import plan_in_rounds
 
+    _check_model(options, statistics)
     text, tokenizer = open_text(options), load_tokenizer(options.model)
-    options.dtype = statistics.signature["dtype"]
-    model = load_model(options.model, **placement(options))
-    work: Path = options.work or Path(options.output or "masks").with_suffix(".work")
+    stored = argparse.Namespace(**vars(options) | {"dtype": statistics.signature.get("dtype")})
+    model = load_model(options.model, **placement(stored))
+    with _work_folder(options) as work:
 
-    def observe(masks: MaskSet) -> ExpertStatistics:
-        return calibrate_again(
-            statistics,
-            model,
-            tokenizer,
-            text,
-            masks=masks,
-            folder=work / masks.signature,
-            progress=progress_bar("calibrating"),
+        def observe(masks: MaskSet) -> ExpertStatistics:
+            return calibrate_again(
+                statistics,
+                model,
+                tokenizer,
+                text,
+                masks=masks,
+                folder=work / masks.signature,
+                progress=progress_bar("calibrating"),
+            )
+
+        return plan_in_rounds(statistics, observe, rounds=options.rounds, **asked)
+
+
+def _check_model(options: argparse.Namespace, statistics: ExpertStatistics) -> None:
+    """Refuse a model that the statistics are not of, before it is loaded."""
+    from nllb_prune.errors import UsageError
+    from nllb_prune.model.loading import load_spec
+
+    found = load_spec(options.model).fingerprint
+    if found is None or not statistics.fingerprint.matches(found):
+        name = statistics.signature.get("model", statistics.spec.family)
+        raise UsageError(
+            f"`--model` must be the model that `{options.statistics}` is of ({name}, fingerprint "
+            f"{statistics.fingerprint.short}), but `{options.model}` is another "
+            f"(fingerprint {'none' if found is None else found.short})."
         )
 
-    return plan_in_rounds(statistics, observe, rounds=options.rounds, **asked)
+
+@contextmanager
+def _work_folder(options: argparse.Namespace) -> Iterator[Path]:
+    """Give the folder of finished directions; that of a dry run goes with it, unless it was asked for."""
+    if options.dry_run and options.work is None:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        yield options.work or options.output.with_suffix(".work")
 
 
 def _asked(options: argparse.Namespace, statistics: Any) -> dict[str, Any]:
