@@ -1,9 +1,19 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from nllb_prune.errors import UsageError
-from nllb_prune.worklist import BYTES_RESULTS, WorkItem, run_items, settings_digest
+from nllb_prune.worklist import (
+    BYTES_RESULTS,
+    JSON_RESULTS,
+    WorkItem,
+    compute_items,
+    iterate_items,
+    missing_items,
+    run_items,
+    settings_digest,
+)
 
 ITEMS = [WorkItem("eng_Latn-deu_Latn"), WorkItem("deu_Latn-eng_Latn"), WorkItem("eng_Latn-zho_Hans")]
 SETTINGS = {"kept": 0.25, "ratio": [3, 1], "beams": 1}
@@ -151,3 +161,57 @@ def test_error_of_an_item_ends_the_run(tmp_path):
     with pytest.raises(RuntimeError, match=ITEMS[0].id):
         run(tmp_path, compute)
     assert finished(tmp_path) == []
+
+
+def noted(results, read):
+    """Results that note each one that is read as a whole."""
+
+    def unpack(content):
+        result, header = results.unpack(content)
+        read.append(header["item"])
+        return result, header
+
+    return replace(results, unpack=unpack)
+
+
+def test_results_are_read_one_at_a_time_and_in_order(tmp_path):
+    read = []
+    results = noted(JSON_RESULTS, read)
+    assert compute_items(ITEMS, tmp_path, settings=SETTINGS, compute=Recorder(), results=results) is None
+    found = iterate_items(ITEMS[::-1], tmp_path, settings=SETTINGS, results=results)
+    assert read == []
+    for item, result in zip(ITEMS[::-1], found, strict=True):
+        assert result["item"] == item.id == read[-1]
+        assert len(read) == ITEMS[::-1].index(item) + 1
+
+
+def test_finished_files_are_checked_by_their_headers(tmp_path):
+    """Their bodies, which may be large, are not read."""
+    run(tmp_path, lambda item: b"result", results=BYTES_RESULTS)
+    read, compute = [], Recorder()
+    results = noted(BYTES_RESULTS, read)
+    compute_items(ITEMS, tmp_path, settings=SETTINGS, compute=compute, results=results)
+    others = {**SETTINGS, "kept": 0.5}
+    with pytest.raises(UsageError, match=r"`kept` was 0\.25 and is 0\.5"):
+        compute_items([WorkItem("new"), ITEMS[1]], tmp_path, settings=others, compute=compute, results=results)
+    assert read == compute.seen == []
+
+
+def test_missing_results_are_named_at_once(tmp_path):
+    assert missing_items(ITEMS, tmp_path) == ITEMS
+    with pytest.raises(UsageError, match=r"of 3 items, but lacks 3 of them \(.*\)\. Compute them first"):
+        iterate_items(ITEMS, tmp_path, settings=SETTINGS)
+    run(tmp_path, Recorder(), items=ITEMS[1:])
+    assert missing_items(ITEMS, tmp_path) == ITEMS[:1]
+    with pytest.raises(UsageError, match=r"lacks 1 of them \(eng_Latn-deu_Latn\)\."):
+        iterate_items(ITEMS, tmp_path, settings=SETTINGS)
+    many = [WorkItem(f"item{n}") for n in range(5)]
+    with pytest.raises(UsageError, match=r"\(item0, item1, item2 and 2 more\)\."):
+        iterate_items(many, tmp_path, settings=SETTINGS)
+
+
+def test_results_of_other_settings_are_refused_when_they_are_read(tmp_path):
+    run(tmp_path, Recorder())
+    found = iterate_items(ITEMS, tmp_path, settings={**SETTINGS, "kept": 1})
+    with pytest.raises(UsageError, match=r"`kept` was 0\.25 and is 1"):
+        next(found)

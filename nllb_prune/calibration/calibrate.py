@@ -27,7 +27,7 @@ from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import dtype_name, require_sparse
 from nllb_prune.model.routing import ModelRouting, mask_rows, routing_of
 from nllb_prune.tokenization import encode, language_id
-from nllb_prune.worklist import BYTES_RESULTS, Progress, run_items
+from nllb_prune.worklist import BYTES_RESULTS, Progress, compute_items, iterate_items, missing_items, settings_digest
 
 Mode = Literal["references", "outputs"]
 
@@ -77,6 +77,40 @@ def calibrate(
         UsageError: on a dense model, a pruned or masked one, text or masks without one of the languages, unknown
             groups, or settings that contradict each other.
     """
+    run = prepare(
+        model,
+        tokenizer,
+        text,
+        directions,
+        sentences=sentences,
+        pairs_per_target=pairs_per_target,
+        granularity=granularity,
+        collect=collect,
+        mode=mode,
+        beams=beams,
+        masks=masks,
+        folder=folder,
+    )
+    run.observe(shard=shard, restart=restart, progress=progress)
+    return run.statistics(shard=shard)
+
+
+def prepare(
+    model: nn.Module,
+    tokenizer: Any,
+    text: ParallelText,
+    directions: Sequence[Direction],
+    *,
+    sentences: int | None = None,
+    pairs_per_target: int | Literal["all"] | None = None,
+    granularity: Granularity = "language",
+    collect: Iterable[str] = ("core",),
+    mode: Mode = "references",
+    beams: int = 1,
+    masks: MaskSet | None = None,
+    folder: Path,
+) -> Calibration:
+    """Return what `calibrate` does in two steps: the items, and their sum; arguments and errors are those of it."""
     state = routing_of(model)
     _check_usable(state, directions, masks=masks)
     check_mode(mode, beams)
@@ -84,30 +118,56 @@ def calibrate(
     lines = len(text.lines(directions[0][0]))
     if not lines:
         raise UsageError("`text` must have a line or more, but has none.")
-    items = _sharded(_items(directions, lines, pairs_per_target), shard)
+    items = _items(directions, lines, pairs_per_target)
     signature: dict[str, Setting] = {
         "model": state.name,
         "mode": mode if mode == "references" else f"outputs, {'greedy' if beams == 1 else f'beam {beams}'}",
         "sentences": lines,
-        **({} if pairs_per_target is None else {"pairs_per_target": items[0].end}),
+        **({} if pairs_per_target is None else {"pairs_per_target": items[0].end, "spread": _spread_digest(items)}),
         **({} if masks is None else {"masks": masks.signature}),
         "dtype": dtype_name(model),
         "batch_positions": BATCH_POSITIONS,
     }
     work = _Work(model, tokenizer, text, signature, granularity, collected(collect), mode, beams, masks)
-    parts = run_items(
-        items,
-        folder,
-        settings=work.settings,
-        compute=work.compute,
-        results=BYTES_RESULTS,
-        restart=restart,
-        progress=progress,
-    )
-    named = zip(items, parts, strict=True)
-    return ExpertStatistics.merge_all(
-        [ExpertStatistics.from_bytes(part, name=f"{folder / item.id}.bin") for item, part in named]
-    )
+    return Calibration(tuple(items), folder, work)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A run of `calibrate` that checked what it was given; made by `prepare`."""
+
+    items: tuple[Lines, ...]
+    """What is to be observed, by all shards together."""
+    folder: Path
+    _work: _Work
+
+    def observe(
+        self, *, shard: tuple[int, int] = (0, 1), restart: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Write the result of each item of a shard to the folder, and keep none of them."""
+        work = self._work
+        compute_items(
+            _sharded(self.items, shard),
+            self.folder,
+            settings=work.settings,
+            compute=work.compute,
+            results=BYTES_RESULTS,
+            restart=restart,
+            progress=progress,
+        )
+
+    def missing(self) -> list[str]:
+        """Return the ids of items that the folder has no result of."""
+        return [item.id for item in missing_items(self.items, self.folder, results=BYTES_RESULTS)]
+
+    def statistics(self, *, shard: tuple[int, int] = (0, 1)) -> ExpertStatistics:
+        """Add up the results of a shard, one after the other; nothing is computed."""
+        items = _sharded(self.items, shard)
+        results = iterate_items(items, self.folder, settings=self._work.settings, results=BYTES_RESULTS)
+        names = (f"{self.folder / item.id}.bin" for item in items)
+        return ExpertStatistics.merge_all(
+            ExpertStatistics.from_bytes(content, name=name) for name, content in zip(names, results, strict=True)
+        )
 
 
 def _check_usable(state: ModelRouting, directions: Sequence[Direction], *, masks: MaskSet | None) -> None:
@@ -141,6 +201,11 @@ def _items(
     if pairs_per_target is None:
         return every_line(directions, lines=lines)
     return spread(directions, lines=lines, per_target=None if pairs_per_target == "all" else pairs_per_target)
+
+
+def _spread_digest(items: Sequence[Lines]) -> str:
+    """Return what tells one spread from another: a short hash of the lines of all its directions."""
+    return settings_digest({item.id: [item.first, item.step, item.end] for item in items})
 
 
 def _sharded(items: Sequence[Lines], shard: tuple[int, int]) -> Sequence[Lines]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, InitVar, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,15 +16,15 @@ from safetensors import numpy as safetensors_numpy
 
 from nllb_prune._files import write_bytes
 from nllb_prune._version import __version__
-from nllb_prune.calibration.fields import ONCE, Field, collected, fields_of
+from nllb_prune.calibration.fields import ONCE, collected, fields_of
 from nllb_prune.calibration.tables import (
     CLASSES,
     Table,
+    add_tables,
     checked_table,
     empty_table,
     join_tables,
     position_classes,
-    tables_by_key,
 )
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import split_direction
@@ -50,7 +50,7 @@ class ExpertStatistics:
     granularity: Granularity
     """Whether keys are languages (of the side the stack is keyed by) or directions `src-tgt`."""
     tables: Mapping[tuple[str, str], Table]
-    """Tables by stack name and key; they are copied, and read-only here."""
+    """Tables by stack name and key; read-only here."""
     _: KW_ONLY
     items: tuple[str, ...]
     """Ids of the work items added up, sorted."""
@@ -60,8 +60,11 @@ class ExpertStatistics:
     """Groups of fields that the tables have."""
     weights: Mapping[str, Table] = field(default_factory=dict)
     """Tables of the group `weights` by stack, when it was collected."""
+    copy: InitVar[bool] = True
+    """Copies the arrays; without, those given become read-only and are kept."""
+    _digest: str = field(init=False, repr=False, default="")
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, copy: bool) -> None:
         if self.spec.fingerprint is None:
             raise UsageError(
                 "`spec` must have a fingerprint, but has none. Read the router weights of the model first."
@@ -76,19 +79,17 @@ class ExpertStatistics:
         for _, key in self.tables if self.granularity == "pair" else ():
             split_direction(key)
         object.__setattr__(self, "collect", collected(self.collect))
+        fields = fields_of(group for group in self.collect if group != ONCE)
         tables = {
-            (name, key): checked_table(self.tables[name, key], self._fields(), stacks[name], f"{name}/{key}")
+            (name, key): checked_table(self.tables[name, key], fields, stacks[name], f"{name}/{key}", copy=copy)
             for name, key in sorted(self.tables)
         }
         object.__setattr__(self, "tables", tables)
-        object.__setattr__(self, "weights", self._checked_weights())
+        object.__setattr__(self, "weights", self._checked_weights(copy=copy))
         object.__setattr__(self, "items", _without_repeats(self.items))
         object.__setattr__(self, "signature", dict(sorted(self.signature.items())))
 
-    def _fields(self) -> dict[str, Field]:
-        return fields_of(group for group in self.collect if group != ONCE)
-
-    def _checked_weights(self) -> dict[str, Table]:
+    def _checked_weights(self, *, copy: bool) -> dict[str, Table]:
         wanted = {stack.name for stack in self.spec.stacks} if ONCE in self.collect else set()
         if set(self.weights) != wanted:
             raise UsageError(
@@ -97,7 +98,7 @@ class ExpertStatistics:
             )
         fields = fields_of([ONCE])
         return {
-            name: checked_table(self.weights[name], fields, self.spec.stack(name), name)
+            name: checked_table(self.weights[name], fields, self.spec.stack(name), name, copy=copy)
             for name in sorted(self.weights)
         }
 
@@ -150,6 +151,7 @@ class ExpertStatistics:
             signature=self.signature,
             collect=self.collect,
             weights=self.weights,
+            copy=False,
         )
 
     def merge(self, other: ExpertStatistics) -> ExpertStatistics:
@@ -160,38 +162,37 @@ class ExpertStatistics:
     def merge_all(cls, parts: Iterable[ExpertStatistics]) -> ExpertStatistics:
         """Return the sum of statistics of one model, made the same way from different items.
 
-        Parts are added in the order of their items, so the order they are given in does not matter.
+        Each part is added as it comes and then let go. Sums are exact, so the order of the parts does not matter; model
+        and weights, which may differ by rounding, are those of the part with the first items.
 
         Raises:
             UsageError: if there is none, or models, granularities, groups or signatures differ, or an item is in two
                 parts.
         """
-        ordered = sorted(parts, key=lambda part: part.items)
-        if not ordered:
+        totals: dict[tuple[str, str], Table] = {}
+        items: list[str] = []
+        head: ExpertStatistics | None = None
+        for part in parts:
+            head = part._without_tables() if head is None else _joined_heads(head, part._without_tables())
+            add_tables(totals, part.tables)
+            items += part.items
+            del part  # or it would stay in memory while the next one is made
+        if head is None:
             raise UsageError("`parts` must be one or more statistics, but is empty instead.")
-        first, *others = ordered
-        signature = dict(first.signature)
-        for other in others:
-            _check_mergeable(first, other, signature)
-            signature |= other.signature
-        items = tuple(item for part in ordered for item in part.items)
-        return cls(
-            first.spec,
-            first.granularity,
-            tables_by_key(part.tables for part in ordered),
-            items=items,
-            signature=signature,
-            collect=first.collect,
-            weights={name: join_tables([part.weights[name] for part in ordered]) for name in first.weights},
-        )
+        return replace(head, tables=totals, items=tuple(items), copy=False)
+
+    def _without_tables(self) -> ExpertStatistics:
+        return replace(self, tables={}, copy=False)
 
     def to_bytes(self) -> bytes:
         """Return the safetensors file; equal statistics give equal bytes."""
         return self._to_bytes({"tool": f"nllb-prune {__version__}"})
 
     def digest(self) -> str:
-        """Return a short hash of the content, whatever version of the tool wrote it."""
-        return hashlib.sha256(self._to_bytes({})).hexdigest()[:16]
+        """Return a short hash of the content, whatever version of the tool wrote it; made once."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", hashlib.sha256(self._to_bytes({})).hexdigest()[:16])
+        return self._digest
 
     def save(self, path: Path) -> None:
         """Write one safetensors file: tensors `stack/key/field`, and JSON metadata."""
@@ -222,6 +223,7 @@ class ExpertStatistics:
                 signature=metadata["signature"],
                 collect=tuple(metadata["collect"]),
                 weights={stack: table for (stack, key), table in tables.items() if key == _EVERY_KEY},
+                copy=False,
             )
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"`{name}` must be a statistics file, but its content is wrong: {error}") from None
@@ -239,7 +241,15 @@ class ExpertStatistics:
         return content
 
 
-def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics, signature: Mapping[str, Setting]) -> None:
+def _joined_heads(head: ExpertStatistics, other: ExpertStatistics) -> ExpertStatistics:
+    """Return that of the first items, with the signatures of both."""
+    first, second = sorted((head, other), key=lambda each: each.items)
+    _check_mergeable(first, second)
+    weights = {name: join_tables([first.weights[name], second.weights[name]]) for name in first.weights}
+    return replace(first, signature={**first.signature, **second.signature}, weights=weights, copy=False)
+
+
+def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics) -> None:
     if not a.fingerprint.matches(b.fingerprint):
         models = f"{a.fingerprint.short} and {b.fingerprint.short}"
         raise UsageError(f"`parts` must be statistics of one model, but are of {models} instead.")
@@ -254,12 +264,12 @@ def _check_mergeable(a: ExpertStatistics, b: ExpertStatistics, signature: Mappin
         )
     differing = [
         name
-        for name in sorted({*signature, *b.signature})
-        if signature.get(name) != b.signature.get(name)
-        and not (name.startswith(TEXT) and (name not in signature or name not in b.signature))
+        for name in sorted({*a.signature, *b.signature})
+        if a.signature.get(name) != b.signature.get(name)
+        and not (name.startswith(TEXT) and (name not in a.signature or name not in b.signature))
     ]
     if differing:
-        listed = ", ".join(f"{name} {signature.get(name)} and {b.signature.get(name)}" for name in differing)
+        listed = ", ".join(f"{name} {a.signature.get(name)} and {b.signature.get(name)}" for name in differing)
         raise UsageError(f"`parts` must be made with equal settings, but have {listed} instead.")
 
 

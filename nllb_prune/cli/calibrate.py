@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nllb_prune.calibration.fields import GROUPS, collected
 from nllb_prune.cli._options import add_model, add_text, directions_of, open_text, placement, positive, progress_bar
 from nllb_prune.errors import UsageError
+from nllb_prune.worklist import named
 
 if TYPE_CHECKING:
+    from nllb_prune.calibration.calibrate import Calibration
     from nllb_prune.calibration.statistics import ExpertStatistics
 
 HELP = "count what each expert does for each language, on aligned text"
@@ -66,16 +66,29 @@ def run(options: argparse.Namespace) -> None:
     shard = _shard(options.shard)
     with process_group() as processes:
         if processes is None:
-            _finish(options, _prepared(options)(shard=shard, restart=options.restart))
+            calibration = _prepared(options)
+            calibration.observe(shard=shard, restart=options.restart, progress=progress_bar("calibrating"))
+            _finish(options, calibration.statistics(shard=shard))
             return
         if options.shard is not None:
             raise UsageError("`--shard` must be left out under torchrun, which shards by itself.")
         options.device = processes.device(options.device)
-        run_part = _prepared(options)
-        run_part(shard=(processes.rank, processes.count), restart=options.restart)
+        calibration, part = _prepared(options), (processes.rank, processes.count)
+        calibration.observe(shard=part, restart=options.restart, progress=progress_bar("calibrating"))
         processes.wait()
         if processes.rank == 0:
-            _finish(options, run_part())
+            _check_shared(calibration)
+            _finish(options, calibration.statistics())
+
+
+def _check_shared(calibration: Calibration) -> None:
+    """Refuse a folder that lacks what other processes made: made again by one of them, it would take the whole time."""
+    if missing := calibration.missing():
+        raise UsageError(
+            f"`--work` must be a folder that all processes see, but `{calibration.folder}` lacks {len(missing)} of "
+            f"{len(calibration.items)} directions that all have finished ({named(missing)}). Copy the folders of the "
+            "other machines into it, or name one that they share, and run again without `--restart`."
+        )
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -87,9 +100,9 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(parts[0]) - 1, int(parts[1])
 
 
-def _prepared(options: argparse.Namespace) -> Callable[..., ExpertStatistics]:
-    """Read model and text; what is returned takes `shard` and `restart` of `calibrate`."""
-    from nllb_prune.calibration.calibrate import calibrate, check_mode
+def _prepared(options: argparse.Namespace) -> Calibration:
+    """Read model and text."""
+    from nllb_prune.calibration.calibrate import check_mode, prepare
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_spec
     from nllb_prune.model.source import load_tokenizer
@@ -101,8 +114,7 @@ def _prepared(options: argparse.Namespace) -> Callable[..., ExpertStatistics]:
     tokenizer = load_tokenizer(options.model)
     text = open_text(options)
     usual: Any = "all" if options.directions is None else None
-    return partial(
-        calibrate,
+    return prepare(
         load_model(options.model, **placement(options)),
         tokenizer,
         text,
@@ -115,7 +127,6 @@ def _prepared(options: argparse.Namespace) -> Callable[..., ExpertStatistics]:
         beams=options.beams,
         masks=masks,
         folder=options.work or options.output.with_suffix(".work"),
-        progress=progress_bar("calibrating"),
     )
 
 

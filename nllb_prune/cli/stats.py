@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nllb_prune.cli._options import add_debug_to_actions, table
+from nllb_prune.cli._options import add_debug_to_actions, progress_bar, table
 
 if TYPE_CHECKING:
     from nllb_prune.calibration.statistics import ExpertStatistics
@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.calibration.statistics import ExpertStatistics
 
     if options.action == "merge":
-        merged = ExpertStatistics.merge_all([ExpertStatistics.load(path) for path in options.statistics])
+        paths = progress_bar("merging")(options.statistics)
+        merged = ExpertStatistics.merge_all(ExpertStatistics.load(path) for path in paths)
         merged.save(options.output)
         print(f"{options.output}: {len(merged.items)} directions")
         return
@@ -45,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
         (f"{each['stack']} {each['key']}", f"{each['tokens']:,}", ", ".join(map(str, each["busiest"])))
         for each in _tables(statistics)
     ]
-    print(f"{options.statistics}: {len(statistics.items)} directions, by {statistics.granularity}")
+    groups = ", ".join(statistics.collect)
+    print(f"{options.statistics}: {len(statistics.items)} directions, by {statistics.granularity}; groups {groups}")
     print(table(("table", "tokens", "busiest expert of each layer"), rows))
     print(", ".join(f"{name} {value}" for name, value in statistics.signature.items()))
 
@@ -54,6 +56,7 @@ def _content(statistics: ExpertStatistics) -> dict[str, Any]:
     return {
         "fingerprint": statistics.fingerprint.short,
         "granularity": statistics.granularity,
+        "collect": list(statistics.collect),
         "digest": statistics.digest(),
         "directions": list(statistics.items),
         "signature": dict(statistics.signature),

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from nllb_prune.calibration import calibrate as module
 from nllb_prune.calibration import collectors, pairing, tables
-from nllb_prune.calibration.calibrate import calibrate
+from nllb_prune.calibration.calibrate import calibrate, prepare
 from nllb_prune.calibration.fields import GROUPS, fields_of
 from nllb_prune.calibration.processes import Processes
 from nllb_prune.calibration.statistics import CLASSES, ExpertStatistics
 from nllb_prune.calibration.weights import weight_tables
 from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
+from nllb_prune.languages import split_direction
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_model
 from nllb_prune.model.routing import clear_masks, routing_of, set_masks
@@ -235,6 +236,22 @@ def test_restart_of_a_shard_leaves_the_others(run, whole, monkeypatch):
     assert run().to_bytes() == whole.to_bytes()
 
 
+def test_observing_and_adding_up_are_two_steps(tiny, tokenizer, text, whole, tmp_path, monkeypatch):
+    calibration = prepare(tiny, tokenizer, text, DIRECTIONS, folder=tmp_path)
+    assert calibration.missing() == ["-".join(direction) for direction in DIRECTIONS]
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpertStatistics, "from_bytes", None)  # observing keeps nothing, so it reads nothing back
+        assert calibration.observe(shard=(1, 2)) is None
+    assert calibration.missing() == ["-".join(direction) for direction in DIRECTIONS[::2]]
+    work = Work(monkeypatch)
+    with pytest.raises(UsageError, match=r"of 6 items, but lacks 3 of them \(eng_Latn-deu_Latn, "):
+        calibration.statistics()
+    assert len(calibration.statistics(shard=(1, 2)).items) == 3
+    assert work.begun == []  # adding up makes nothing
+    calibration.observe()
+    assert calibration.statistics().to_bytes() == whole.to_bytes()
+
+
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (0, 7)])
 def test_wrong_shards_are_refused(run, shard):
     with pytest.raises(UsageError, match="`shard` must be"):
@@ -286,6 +303,28 @@ def test_pairs_per_target_takes_the_first_lines(run, text):
     for item in statistics.items:
         words = sum(len(line.split()) for line in text.lines(item.split("-")[1])[:5])
         assert statistics.table("decoder", item)["tokens"][0] == words + 2 * 5
+
+
+def test_spreads_over_other_directions_are_not_merged(run):
+    """Both give each target its first six lines, but German gets them of other sources."""
+    spreads = [
+        run(directions, granularity="pair", pairs_per_target=6, folder=str(len(directions)))
+        for directions in (DIRECTIONS, [("fra_Latn", "deu_Latn")])
+    ]
+    assert not set(spreads[0].items) & set(spreads[1].items)
+    with pytest.raises(UsageError, match=r"must be made with equal settings, but have spread \w{16} and \w{16}"):
+        spreads[0].merge(spreads[1])
+
+
+@pytest.mark.parametrize("least", [6, 48])
+def test_shards_of_a_spread_and_its_directions_again_are_of_one_signature(run, monkeypatch, least):
+    monkeypatch.setattr(pairing, "LEAST", least)
+    one = run(pairs_per_target="all")
+    shards = [run(pairs_per_target=12, shard=(n, 3), folder=f"shard{n}") for n in range(3)]
+    assert ExpertStatistics.merge_all(shards).to_bytes() == one.to_bytes()
+    again = run([split_direction(item) for item in one.items], pairs_per_target=12, folder="again")
+    assert again.signature == one.signature
+    assert "spread" not in run(folder="every line").signature
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Files of statistics: what is merged in any order or grouping has the same bytes; what does not fit is refused."""
 
 import json
+import tracemalloc
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import permutations
 
@@ -227,6 +229,77 @@ def test_merge_of_two_is_the_sum():
     np.testing.assert_array_equal(
         merged.table("encoder", "aaa")["gate"], a.table("encoder", "aaa")["gate"] + b.table("encoder", "aaa")["gate"]
     )
+
+
+@contextmanager
+def at_most(size):
+    """Allow so many bytes at a time, beside what is there already."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
+BROAD = tuple(Stack(stack.name, stack.keyed_by, tuple(range(64)), 64) for stack in STACKS)
+
+
+def broad_item(target, name="aaa-bbb"):
+    """Return statistics of two megabytes."""
+    tables = {("encoder", "aaa"): empty_table(BROAD[0]), ("decoder", target): empty_table(BROAD[1])}
+    for table in tables.values():
+        table["first"] += 1
+        table["gate"] += 0.5
+    spec = replace(spec_of(), stacks=BROAD, fingerprint=Fingerprint.of(BROAD, [1.0] * 2 * 64 * 64))
+    return ExpertStatistics(spec, "language", tables, items=(name,), signature=SIGNATURE)
+
+
+def test_parts_are_added_one_at_a_time():
+    """Held are the totals of three languages, one part and what it is made from; never fourteen."""
+    size = len(broad_item("bbb").to_bytes())
+    with at_most(6 * size):
+        merged = ExpertStatistics.merge_all(broad_item(f"t{n % 2}", f"aaa-t{n}") for n in range(14))
+    assert merged.items == tuple(sorted(f"aaa-t{n}" for n in range(14)))
+    assert (merged.table("encoder", "aaa")["first"] == 14).all()
+    assert (merged.table("decoder", "t1")["gate"] == 3.5).all()
+
+
+def test_parts_stay_what_they_are():
+    before = [part.to_bytes() for part in BY_LANGUAGE]
+    assert ExpertStatistics.merge_all(BY_LANGUAGE).as_language().to_bytes() == ONE_RUN["language"].to_bytes()
+    assert [part.to_bytes() for part in BY_LANGUAGE] == before
+
+
+def test_arrays_of_a_file_are_not_copied():
+    content = broad_item("bbb").to_bytes()
+    with at_most(1.7 * len(content)):  # the arrays, and what one of them is checked with
+        statistics = ExpertStatistics.from_bytes(content)
+    assert statistics.to_bytes() == content
+    for table in statistics.tables.values():
+        assert not any(array.flags.writeable for array in table.values())
+
+
+def test_arrays_that_are_not_copied_are_on_their_grids_and_read_only():
+    table = random_table(STACKS[0], 6)
+    given = {("encoder", "aaa"): table}
+    kept = ExpertStatistics(spec_of(), "language", given, items=("x",), signature={}, copy=False)
+    assert kept.table("encoder", "aaa")["first"] is table["first"]
+    assert not table["first"].flags.writeable
+    copied = ExpertStatistics(spec_of(), "language", given, items=("x",), signature={})
+    assert kept.to_bytes() == copied.to_bytes()
+    assert copied.table("encoder", "aaa")["first"] is not table["first"]
+
+
+def test_the_digest_is_made_once(monkeypatch):
+    statistics, made = item("aaa-bbb"), []
+    to_bytes = ExpertStatistics._to_bytes
+    monkeypatch.setattr(ExpertStatistics, "_to_bytes", lambda self, extra: (made.append(1), to_bytes(self, extra))[1])
+    digests = {statistics.digest() for _ in range(3)}
+    assert len(made) == len(digests) == 1
+    other = replace(statistics, signature={**SIGNATURE, "sentences": 9})
+    assert other.digest() not in digests
+    assert ExpertStatistics.from_bytes(statistics.to_bytes()).digest() in digests
 
 
 def test_position_classes():

@@ -1,5 +1,6 @@
 """`calibrate` as a program: killed, in parts, under torchrun, on a full disk; and a clear line for what is wrong."""
 
+import json
 import os
 import resource
 import shutil
@@ -181,6 +182,28 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capfd):
     assert (tmp_path / "s.work" / "deu_Latn-eng_Latn.bin").stat().st_mtime_ns == made  # the other's work is not redone
     assert "s.safetensors" in files(tmp_path)
     assert ExpertStatistics.load(tmp_path / "s.safetensors").items == ("deu_Latn-eng_Latn", "eng_Latn-deu_Latn")
+
+
+def test_processes_without_a_common_folder_end_in_one_line(fails, tmp_path, monkeypatch):
+    """What the others made elsewhere is not made again by the first."""
+    command = [*FEW, "--output", str(tmp_path / "s.safetensors")]
+    with one_of_two(monkeypatch, 0):
+        line = fails(*command)
+    assert f"`--work` must be a folder that all processes see, but `{tmp_path / 's.work'}` lacks 1 of 2" in line
+    assert "(deu_Latn-eng_Latn). Copy the folders of the other machines into it, or name one that they share" in line
+    assert files(tmp_path) == ["s.work/eng_Latn-deu_Latn.bin"]
+    with one_of_two(monkeypatch, 1):
+        assert main([*command, "--work", str(tmp_path / "there")]) == 0
+    (tmp_path / "there" / "deu_Latn-eng_Latn.bin").rename(tmp_path / "s.work" / "deu_Latn-eng_Latn.bin")
+    with one_of_two(monkeypatch, 0):
+        assert main(command) == 0
+    assert len(ExpertStatistics.load(tmp_path / "s.safetensors").items) == 2
+
+
+def test_a_process_that_does_not_write_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(ExpertStatistics, "from_bytes", None)
+    with one_of_two(monkeypatch, 1):
+        assert main([*FEW, "--output", str(tmp_path / "s.safetensors")]) == 0
 
 
 def test_a_shard_under_torchrun_is_refused(fails, tmp_path, monkeypatch):
@@ -370,6 +393,28 @@ def test_groups_may_be_named_with_spaces(tmp_path):
     output = tmp_path / "s.safetensors"
     assert main([*FEW, "--collect", " norms , coselection ,", "--output", str(output)]) == 0
     assert ExpertStatistics.load(output).collect == ("core", "norms", "coselection")
+
+
+def test_stats_show_tells_the_groups(tmp_path, capfd):
+    output = str(tmp_path / "s.safetensors")
+    assert main([*FEW, "--collect", "norms,vocabulary", "--output", output]) == 0
+    capfd.readouterr()
+    assert main(["stats", "show", output]) == 0
+    assert "2 directions, by language; groups core, norms, vocabulary\n" in capfd.readouterr().out
+    assert main(["stats", "show", output, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["collect"] == ["core", "norms", "vocabulary"]
+
+
+def test_merging_reads_one_file_at_a_time(fails, tmp_path):
+    """What does not fit is refused before what comes after it is read."""
+    ways = {"a": ["--granularity", "language"], "b": ["--granularity", "pair"]}
+    for name, options in ways.items():
+        shard = ["--shard", f"{'ab'.index(name) + 1}/2"]
+        assert main([*FEW, *options, *shard, "--output", str(tmp_path / name)]) == 0
+    line = fails("stats", "merge", *(tmp_path / name for name in "abc"), "--output", tmp_path / "m", verb="stats")
+    assert "`granularity` of the parts must be equal" in line
+    line = fails("stats", "merge", *(tmp_path / name for name in "ac"), "--output", tmp_path / "m", verb="stats")
+    assert "no such file" in line
 
 
 def test_modes_masks_and_spreads_are_in_the_signature(tmp_path):

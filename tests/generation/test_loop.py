@@ -258,7 +258,8 @@ def test_masks_of_steps_are_aligned(blocks, mixed_sentences, monkeypatch, beams)
         return seen[-1]
 
     monkeypatch.setattr(TargetCache, "begin_step", watched)
-    loop, waiting = DecodingLoop(blocks, SearchSettings(beams=beams)), list(mixed_sentences)
+    loop = DecodingLoop(blocks, SearchSettings(beams=beams))
+    waiting = [replace(each, key=(turn, each.key)) for turn in range(3) for each in mixed_sentences]
     while waiting or len(loop):
         if waiting:
             loop.add([waiting.pop()])
