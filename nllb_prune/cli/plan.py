@@ -233,7 +233,7 @@ def _from_set(options: argparse.Namespace, statistics: Any) -> dict[str, Any]:
 def _budget(options: argparse.Namespace) -> dict[str, Any]:
     """Return the budget that was asked for."""
     from nllb_prune.planning.budget import parse_kept, parse_pruned
-    from nllb_prune.planning.fixed import parse_counts, read_overrides
+    from nllb_prune.planning.counts import parse_counts, read_overrides
     from nllb_prune.planning.memory import parse_memory
 
     readers: dict[str, tuple[Any, Callable[[Any], Any]]] = {

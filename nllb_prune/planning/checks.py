@@ -7,8 +7,8 @@ from typing import get_args
 from nllb_prune.calibration.fields import fields_of
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.errors import UsageError
+from nllb_prune.planning.counts import check_overrides
 from nllb_prune.planning.criteria import CRITERIA
-from nllb_prune.planning.fixed import check_overrides
 from nllb_prune.planning.members import Aggregation, check_languages, languages_of
 from nllb_prune.planning.memory import dtype_bytes
 from nllb_prune.planning.scopes import SCOPES

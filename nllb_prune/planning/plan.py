@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.masks import MaskSet
-from nllb_prune.planning.fixed import Overrides
+from nllb_prune.planning.counts import Overrides
 from nllb_prune.planning.members import Aggregation
 from nllb_prune.planning.planner import Planner
 from nllb_prune.planning.settings import BudgetFor, PlanGranularity, Settings

@@ -11,8 +11,8 @@ from nllb_prune.model.spec import Stack
 from nllb_prune.planning import record
 from nllb_prune.planning.budget import Counts, kept_of_pruned, possible_totals, ratio_notes, resolve_ratio, total_kept
 from nllb_prune.planning.checks import check_settings, least_of_layer
+from nllb_prune.planning.counts import explicit_counts
 from nllb_prune.planning.drafts import Drafts
-from nllb_prune.planning.fixed import explicit_counts
 from nllb_prune.planning.members import language_of
 from nllb_prune.planning.memory import largest_fit
 from nllb_prune.planning.settings import Settings

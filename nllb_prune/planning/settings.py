@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nllb_prune.masks import MaskGranularity, MaskSet
 from nllb_prune.planning.budget import parse_ratio
-from nllb_prune.planning.fixed import Overrides
+from nllb_prune.planning.counts import Overrides
 from nllb_prune.planning.members import Aggregation
 from nllb_prune.planning.scopes import Scope, scope_named
 

@@ -1,7 +1,7 @@
 import pytest
 
 from nllb_prune.errors import UsageError
-from nllb_prune.planning.fixed import check_overrides, explicit_counts, parse_counts, read_overrides
+from nllb_prune.planning.counts import check_overrides, explicit_counts, parse_counts, read_overrides
 
 
 def test_parse_counts():
