@@ -85,7 +85,7 @@ class Core(_Routing):
         """Add a call."""
         routed, layer = call.routed, call.layer
         probabilities = routed.probabilities.double()
-        for rank, name in enumerate(("first", "second")):
+        for rank, name in enumerate(("first", "second")[: routed.chosen.shape[1]]):
             chosen = routed.chosen[:, rank]
             cells = call.cells(chosen)
             _add(self.counts[name][:, layer], cells, None)
@@ -184,7 +184,9 @@ class CoSelection(_Routing):
         self.together = torch.zeros(shape, dtype=torch.int64, device=device)
 
     def observe(self, call: Call) -> None:
-        """Add a call."""
+        """Add a call; where one expert runs for a token, none are chosen together."""
+        if call.routed.chosen.shape[1] < 2:
+            return
         pair = call.routed.chosen[:, 0] * call.experts + call.routed.chosen[:, 1]
         _add(self.together[call.layer], pair, None)
 

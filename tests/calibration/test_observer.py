@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from nllb_prune.calibration import collectors, teacher_forced
-from nllb_prune.calibration.collectors import Sizes, ascending
+from nllb_prune.calibration.collectors import Call, Core, CoSelection, Sizes, ascending
 from nllb_prune.calibration.fields import GROUPS, fields_of
 from nllb_prune.calibration.observer import StatisticsObserver
 from nllb_prune.calibration.tables import CLASSES
 from nllb_prune.calibration.teacher_forced import observe_pairs
-from nllb_prune.model.routing import routing_of
+from nllb_prune.model.routing import RoutedTokens, routing_of
 from nllb_prune.model.sparse_ffn import SparseFfn
+from nllb_prune.model.spec import Stack
 from nllb_prune.tokenization import encode
 
 DIRECTION = ("eng_Latn", "deu_Latn")
@@ -352,3 +353,19 @@ def test_ranks_are_those_of_a_stable_sort(dtype, experts):
 def test_equal_probabilities_rank_by_id():
     assert ascending(torch.full((1, 4), 0.25)).tolist() == [[3, 2, 1, 0]]
     assert ascending(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_a_model_that_routes_to_one_expert():
+    stack = Stack("encoder", "source", (0,), 3)
+    probabilities = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25]])
+    chosen = probabilities.argmax(1, keepdim=True)
+    routed = RoutedTokens(probabilities, chosen, torch.ones(3, 1), torch.zeros(3, 4), None, 1)
+    call = Call(0, routed, torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]))
+    core, together = Core(stack, "cpu"), CoSelection(stack, "cpu")
+    core.observe(call)
+    together.observe(call)
+    table = core.table()
+    assert table["first"].sum(0).tolist() == [[1, 2, 0]]
+    assert not table["second"].any()
+    assert table["gate"].sum(0).tolist() == [[1.0, 2.0, 0.0]]
+    assert not together.table()["together"].any()
