@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval.bench.sparse_layer import Case, Setting, draw_weights, in_turns, our_layer
+from eval.bench.sparse_layer import Case, draw_weights, in_turns, our_layer, setting_of
 from nllb_prune import ParallelText, load_model, load_tokenizer
 from nllb_prune.calibration.collectors import Sizes
 from nllb_prune.calibration.observer import StatisticsObserver
@@ -85,13 +85,7 @@ def whole_pass(sentences: int, repetitions: int) -> list[Row]:
 
 def one_layer(options: argparse.Namespace) -> list[Row]:
     """Time one sparse layer of another size, alone: attention and the rest of a model would hide some of the cost."""
-    setting = Setting(
-        d_model=options.d_model,
-        ffn=options.ffn,
-        experts=options.experts,
-        device=torch.device(options.device),
-        dtype=getattr(torch, options.dtype),
-    )
+    setting = setting_of(options)
     layer = our_layer(setting, draw_weights(setting), Case("all", slice(None), None))
     stack = Stack("encoder", "source", (0,), setting.experts)
     spec = ModelSpec(family="nllb-moe", stacks=(stack,), top_k=layer.top_k, output_scale=1.0)

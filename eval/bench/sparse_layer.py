@@ -91,6 +91,17 @@ class Row:
     limited_by: str
 
 
+def setting_of(options: argparse.Namespace) -> Setting:
+    """Return what the command line asks for."""
+    return Setting(
+        d_model=options.d_model,
+        ffn=options.ffn,
+        experts=options.experts,
+        device=torch.device(options.device),
+        dtype=getattr(torch, options.dtype),
+    )
+
+
 def draw_weights(setting: Setting) -> Weights:
     """Draw weights that keep activations near 1 and routing undisturbed by ties."""
     generator = torch.Generator(setting.device).manual_seed(SEED)
@@ -321,13 +332,7 @@ def main() -> None:
         )
     if options.threads:
         torch.set_num_threads(options.threads)
-    setting = Setting(
-        d_model=options.d_model,
-        ffn=options.ffn,
-        experts=options.experts,
-        device=torch.device(options.device),
-        dtype=getattr(torch, options.dtype),
-    )
+    setting = setting_of(options)
     machine, rows = run(setting, options)
     described = environment(setting, options)
     if options.json:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from nllb_prune.masks import ExpertMask
 from nllb_prune.planning.budget import Counts
-from nllb_prune.planning.scopes import FloatArray, Scope, by_rank
-from nllb_prune.planning.selection import best_first, move_first, take
-
-BoolArray = NDArray[np.bool_]
+from nllb_prune.planning.evidence import FloatArray
+from nllb_prune.planning.scopes import Scope, by_rank
+from nllb_prune.planning.selection import BoolArray, best_first, move_first, take
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nllb_prune.errors import UsageError
-from nllb_prune.planning.evidence import Evidence
+from nllb_prune.planning.evidence import Evidence, FloatArray
 
-FloatArray = NDArray[np.float64]
 Statistic = Callable[[Evidence], FloatArray]
 
 # Least standard deviation, for logarithms: what the grids of the squares (2**-14 and 2**-36) resolve for 64 tokens.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from nllb_prune.planning.evidence import FloatArray
 
 _LEAST = 1e-12  # layers that route both alike still get slots, after all others
 

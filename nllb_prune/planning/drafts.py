@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nllb_prune.calibration.statistics import ExpertStatistics, position_classes
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import GLOBAL_KEY, MaskSet, mask_array
 from nllb_prune.model.spec import Stack
-from nllb_prune.planning.candidates import BoolArray, Candidates
+from nllb_prune.planning.candidates import Candidates
 from nllb_prune.planning.criteria import score
 from nllb_prune.planning.divergence import layer_weights
-from nllb_prune.planning.evidence import Evidence
-from nllb_prune.planning.members import by_language, language_of, members, tables_of
+from nllb_prune.planning.evidence import Evidence, FloatArray
+from nllb_prune.planning.members import by_language, language_of, mask_within, members, tables_of
 from nllb_prune.planning.protection import best_protected, largest_activations, super_experts
-from nllb_prune.planning.scopes import FloatArray
+from nllb_prune.planning.selection import BoolArray
 from nllb_prune.planning.settings import Settings
 from nllb_prune.planning.sharing import Place
 
@@ -105,12 +104,6 @@ class Drafts:
         return np.logical_or.reduce(chosen) if chosen else None
 
 
-def _allowed(within: MaskSet | None, stack: Stack, key: str) -> NDArray[np.bool_] | None:
+def _allowed(within: MaskSet | None, stack: Stack, key: str) -> BoolArray | None:
     """Return which experts can be kept, by id."""
-    if within is None:
-        return None
-    by_key = within.masks[stack.name]
-    for name in (key, language_of(stack, key), GLOBAL_KEY):
-        if name in by_key:
-            return mask_array(by_key[name], stack.experts)
-    raise UsageError(f"`within` must have a mask for {stack.name}/{key}, but has those of {', '.join(by_key)} instead.")
+    return None if within is None else mask_array(mask_within(within, stack, key), stack.experts)

@@ -8,7 +8,7 @@ from typing import Literal
 from nllb_prune.calibration.statistics import ExpertStatistics, Table, position_classes
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import split_direction
-from nllb_prune.masks import GLOBAL_KEY, MaskGranularity
+from nllb_prune.masks import GLOBAL_KEY, ExpertMask, MaskGranularity, MaskSet
 from nllb_prune.model.spec import Stack
 
 Aggregation = Literal["pooled", "mean-of-directions"]
@@ -20,6 +20,19 @@ def language_of(stack: Stack, key: str) -> str:
         return key
     source, target = split_direction(key)
     return source if stack.keyed_by == "source" else target
+
+
+def mask_within(within: MaskSet, stack: Stack, key: str) -> ExpertMask:
+    """Return the mask that a key is to be kept within: its own, that of its language, or the one for all.
+
+    Raises:
+        UsageError: if there is none of them.
+    """
+    by_key = within.masks[stack.name]
+    for name in (key, language_of(stack, key), GLOBAL_KEY):
+        if name in by_key:
+            return by_key[name]
+    raise UsageError(f"`within` must have a mask for {stack.name}/{key}, but has those of {', '.join(by_key)} instead.")
 
 
 def languages_of(statistics: ExpertStatistics) -> set[str]:

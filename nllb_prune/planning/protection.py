@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.errors import UsageError
-from nllb_prune.planning.selection import best_first, move_first
-
-BoolArray = NDArray[np.bool_]
+from nllb_prune.planning.selection import BoolArray, best_first, move_first
 
 # REAP's (arXiv 2510.13999): far above most experts, not far below the largest, and not among the last layers
 _QUANTILE, _OF_LARGEST, _LAYERS = 0.995, 0.1, 0.75

@@ -10,7 +10,7 @@ import numpy as np
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.masks import ExpertMask
 from nllb_prune.model.spec import ParameterCounts
-from nllb_prune.planning.candidates import BoolArray
+from nllb_prune.planning.selection import BoolArray
 from nllb_prune.planning.sharing import largest_direction
 
 Masks = Mapping[str, Mapping[str, ExpertMask]]

@@ -8,10 +8,10 @@ from typing import Any
 
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.errors import UsageError
-from nllb_prune.masks import GLOBAL_KEY, ExpertMask, MaskSet, union
+from nllb_prune.masks import ExpertMask, MaskSet, union
 from nllb_prune.model.spec import Stack
 from nllb_prune.planning.budget import Counts
-from nllb_prune.planning.members import language_of
+from nllb_prune.planning.members import language_of, mask_within
 from nllb_prune.planning.plan import plan
 from nllb_prune.planning.scopes import scope_named
 from nllb_prune.planning.settings import BUDGETS
@@ -173,8 +173,7 @@ def _left(within: MaskSet | None, stack: Stack, key: str) -> ExpertMask:
     """Return the experts that a mask can keep."""
     if within is None:
         return (tuple(range(stack.experts)),) * len(stack.layers)
-    by_key = within.masks[stack.name]
-    return next(by_key[name] for name in (key, language_of(stack, key), GLOBAL_KEY) if name in by_key)
+    return mask_within(within, stack, key)
 
 
 def _sizes(mask: ExpertMask) -> Counts:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nllb_prune.errors import UsageError
-
-FloatArray = NDArray[np.float64]
+from nllb_prune.planning.evidence import FloatArray
 
 SlotKeys = Callable[[FloatArray, FloatArray], FloatArray]
 """Scores, best first (layers, experts), and weights of the layers (layers,) give the keys, rising in each layer."""

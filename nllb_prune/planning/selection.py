@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import ExpertMask
 
+BoolArray = NDArray[np.bool_]
+
 
 def top_per_layer(scores: NDArray[np.float64], counts: Sequence[int]) -> ExpertMask:
     """Return the ids of the best experts of each layer, sorted; ties go to the lower id.
@@ -32,7 +34,7 @@ def best_first(scores: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.argsort(-scores, axis=1, kind="stable")
 
 
-def move_first(order: NDArray[np.intp], chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+def move_first(order: NDArray[np.intp], chosen: BoolArray) -> NDArray[np.intp]:
     """Return the ids of each layer with the chosen ones first; both parts keep their order.
 
     Args:

@@ -9,8 +9,9 @@ from functools import cached_property
 from nllb_prune.model.spec import ParameterCounts, Stack
 from nllb_prune.planning.budget import Counts, stack_totals
 from nllb_prune.planning.candidates import Candidates
+from nllb_prune.planning.evidence import FloatArray
 from nllb_prune.planning.memory import weight_bytes
-from nllb_prune.planning.scopes import FloatArray, fill
+from nllb_prune.planning.scopes import fill
 
 Place = tuple[str, str]
 """A mask: the name of its stack and its key."""
