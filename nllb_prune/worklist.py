@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from nllb_prune._files import write_bytes
-from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
+from nllb_prune.result_files import (
+    BYTES_RESULTS,
+    JSON_RESULTS,
+    ResultFormat,
+    Settings,
+    StaleFile,
+    header_of,
+    read_result,
+    settings_digest,
+    stale_file,
+    stale_reasons,
+)
 
-FORMAT = "nllb-prune/result"
-VERSION = 1
+__all__ = [
+    "BYTES_RESULTS",
+    "JSON_RESULTS",
+    "Mapper",
+    "Progress",
+    "ResultFormat",
+    "Stale",
+    "StaleFile",
+    "WorkItem",
+    "compute_items",
+    "iterate_items",
+    "missing_items",
+    "named",
+    "one_by_one",
+    "run_items",
+    "settings_digest",
+    "stale_reasons",
+]
 
-Settings = Mapping[str, Any]
-Header = dict[str, Any]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+Stale = Literal["refuse", "recompute"]
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_PART = r"[A-Za-z0-9][A-Za-z0-9 ._+:%-]*"  # no part begins with a dot: a file stays inside its folder
+_ID = re.compile(rf"{_PART}(/{_PART})*")
 _FEW = 3
 
 
@@ -32,7 +57,7 @@ class HasId(Protocol):
 
     @property
     def id(self) -> str:
-        """Letters, digits and `._+-`, unique in its list."""
+        """Letters, digits, spaces and `._+:%-`, unique in its list; slashes are those of folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,55 +69,18 @@ class WorkItem:
 
 Item = TypeVar("Item", bound=HasId)
 Result = TypeVar("Result")
+Mapper = Callable[[Sequence[Item]], Generator[tuple[Item, Result], None, None]]
+"""Computes items: yields each of them once, with its result, in the order in which they are finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultFormat(Generic[Result]):
-    """How a result and its header (format, version, tool, item, settings, digest) become the bytes of a file."""
+def one_by_one(compute: Callable[[Item], Result]) -> Mapper[Item, Result]:
+    """Compute items in this process, in their order."""
 
-    extension: str
-    pack: Callable[[Result, Header], bytes]
-    unpack: Callable[[bytes], tuple[Result, Header]]
-    """Raises ValueError, KeyError or TypeError on bytes of another format."""
-    read_header: Callable[[BinaryIO], Header]
-    """Reads no more of a file than it must; raises as `unpack` does."""
+    def mapper(items: Sequence[Item]) -> Generator[tuple[Item, Result], None, None]:
+        for item in items:
+            yield item, compute(item)
 
-
-def _pack_json(result: Any, header: Header) -> bytes:
-    return _canonical({**header, "result": result}) + b"\n"
-
-
-def _unpack_json(content: bytes) -> tuple[Any, Header]:
-    header = json.loads(content)
-    return header.pop("result"), header
-
-
-def _read_json_header(file: BinaryIO) -> Header:
-    return _unpack_json(file.read())[1]
-
-
-def _pack_bytes(result: bytes, header: Header) -> bytes:
-    return _canonical(header) + b"\n" + result
-
-
-def _unpack_bytes(content: bytes) -> tuple[bytes, Header]:
-    first_line, _, result = content.partition(b"\n")
-    return result, json.loads(first_line)
-
-
-def _read_first_line(file: BinaryIO) -> Header:
-    header: Header = json.loads(file.readline())
-    return header
-
-
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-JSON_RESULTS: ResultFormat[Any] = ResultFormat("json", _pack_json, _unpack_json, _read_json_header)
-"""One JSON object, the result under `result`."""
-BYTES_RESULTS: ResultFormat[bytes] = ResultFormat("bin", _pack_bytes, _unpack_bytes, _read_first_line)
-"""The header as one line of JSON, then the bytes."""
+    return mapper
 
 
 def run_items(
@@ -100,14 +88,26 @@ def run_items(
     folder: Path,
     *,
     settings: Settings | Callable[[Item], Settings],
-    compute: Callable[[Item], Result],
+    compute: Callable[[Item], Result] | None = None,
+    mapper: Mapper[Item, Result] | None = None,
     results: ResultFormat[Result] = JSON_RESULTS,
     restart: bool = False,
+    stale: Stale = "refuse",
+    on_stale: Callable[[Sequence[StaleFile]], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Result]:
     """Return the result of each item, in order, computing only those without a file; see `compute_items`."""
     compute_items(
-        items, folder, settings=settings, compute=compute, results=results, restart=restart, progress=progress
+        items,
+        folder,
+        settings=settings,
+        compute=compute,
+        mapper=mapper,
+        results=results,
+        restart=restart,
+        stale=stale,
+        on_stale=on_stale,
+        progress=progress,
     )
     return list(iterate_items(items, folder, settings=settings, results=results))
 
@@ -117,36 +117,49 @@ def compute_items(
     folder: Path,
     *,
     settings: Settings | Callable[[Item], Settings],
-    compute: Callable[[Item], Result],
+    compute: Callable[[Item], Result] | None = None,
+    mapper: Mapper[Item, Result] | None = None,
     results: ResultFormat[Result] = JSON_RESULTS,
     restart: bool = False,
+    stale: Stale = "refuse",
+    on_stale: Callable[[Sequence[StaleFile]], None] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Compute the items without a file `folder/<id>.<extension>` and write theirs; no result is kept in memory.
+
+    Each file is written, at once and whole, when its result is there: a killed run loses what was in flight.
 
     Args:
         items: the list; ids are unique.
         folder: where the result files are; made as needed.
         settings: JSON values that the results depend on, of all items or of each; stored in each file.
-        compute: makes the result of an item. What it raises ends the run; the files of finished items stay.
+        compute: makes the result of an item, in this process. What it raises ends the run; the files of finished items
+            stay.
+        mapper: makes the results of several, instead of `compute`.
         results: how results are written.
         restart: remove the files of these items first.
+        stale: whether files that were made with other settings, by another version of the format, or are none of these
+            files end the run (`refuse`), or are replaced (`recompute`), each when its new result is there.
+        on_stale: told of the files to be replaced, if any, before the first item is computed; `stale_reasons` words it.
         progress: wraps the list of items still to be computed, as tqdm does.
 
     Raises:
-        UsageError: if a file was made with other settings, or is none of these files; before anything is computed.
+        UsageError: if a file is stale and stale files are refused; before anything is computed.
     """
     _check_ids(items)
+    if stale not in get_args(Stale):
+        raise UsageError(f"`stale` must be one of {', '.join(get_args(Stale))}, but is {stale} instead.")
     if restart:
         for item in items:
             _path(folder, item, results).unlink(missing_ok=True)
-    pending = missing_items(items, folder, results=results)
-    absent = {item.id for item in pending}
-    for item in items:
-        if item.id not in absent:
-            _check_file(_path(folder, item, results), _settings_of(item, settings), results)
-    for item in progress(pending) if progress else pending:
-        content = results.pack(compute(item), _header(item.id, _settings_of(item, settings)))
+    absent = {item.id for item in missing_items(items, folder, results=results)}
+    found = [item for item in items if item.id not in absent]
+    outdated = _outdated(found, folder, settings, results, refuse=stale == "refuse")
+    if outdated and on_stale is not None:
+        on_stale(list(outdated.values()))
+    pending = [item for item in items if item.id in absent or item.id in outdated]
+    for item, result in _finished(_chosen(compute, mapper), pending, progress):
+        content = results.pack(result, header_of(item.id, _settings_of(item, settings)))
         write_bytes(_path(folder, item, results), content)
 
 
@@ -167,7 +180,7 @@ def iterate_items(
             f"`{folder}` must hold the results of {len(items)} items, but lacks {len(missing)} of them "
             f"({named(missing)}). Compute them first."
         )
-    return (_read(_path(folder, item, results), _settings_of(item, settings), results) for item in items)
+    return (read_result(_path(folder, item, results), _settings_of(item, settings), results) for item in items)
 
 
 def missing_items(items: Sequence[Item], folder: Path, *, results: ResultFormat[Any] = JSON_RESULTS) -> list[Item]:
@@ -181,20 +194,51 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(names[:_FEW]) + (f" and {more} more" if more > 0 else "")
 
 
-def settings_digest(settings: Settings) -> str:
-    """Return a short hash of the settings, the same for equal JSON."""
-    return hashlib.sha256(_canonical(dict(settings))).hexdigest()[:16]
+def _outdated(
+    items: Sequence[Item],
+    folder: Path,
+    settings: Settings | Callable[[Item], Settings],
+    results: ResultFormat[Any],
+    *,
+    refuse: bool,
+) -> dict[str, StaleFile]:
+    """Return the stale files by item, or refuse the first."""
+    outdated: dict[str, StaleFile] = {}
+    for item in items:
+        if found := stale_file(_path(folder, item, results), _settings_of(item, settings), results):
+            if refuse:
+                raise found.error()
+            outdated[item.id] = found
+    return outdated
 
 
-def _header(name: str, settings: Settings) -> Header:
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "tool": __version__,
-        "item": name,
-        "settings": dict(settings),
-        "digest": settings_digest(settings),
-    }
+def _chosen(compute: Callable[[Item], Result] | None, mapper: Mapper[Item, Result] | None) -> Mapper[Item, Result]:
+    if (compute is None) == (mapper is None):
+        raise UsageError(f"One of `compute` and `mapper` must be given, but {'both' if compute else 'none'} are.")
+    if mapper is not None:
+        return mapper
+    assert compute is not None
+    return one_by_one(compute)
+
+
+def _finished(
+    mapper: Mapper[Item, Result], pending: Sequence[Item], progress: Progress | None
+) -> Iterator[tuple[Item, Result]]:
+    """Yield the pending items as they are finished, each once; one step of `progress` for each."""
+    if not pending:
+        return
+    steps = iter(progress(pending) if progress else pending)
+    waiting = {item.id for item in pending}
+    next(steps, None)
+    with closing(mapper(pending)) as finished:
+        for item, result in finished:
+            if item.id not in waiting:
+                raise UsageError(f"`mapper` must yield each item of its list once, but yields {item.id} too.")
+            waiting.remove(item.id)
+            yield item, result
+            next(steps, None)
+    if waiting:
+        raise UsageError(f"`mapper` must yield each item of its list, but leaves out {named(sorted(waiting))}.")
 
 
 def _path(folder: Path, item: HasId, results: ResultFormat[Any]) -> Path:
@@ -205,61 +249,13 @@ def _settings_of(item: Item, settings: Settings | Callable[[Item], Settings]) ->
     return settings(item) if callable(settings) else settings
 
 
-def _read(path: Path, settings: Settings, results: ResultFormat[Result]) -> Result:
-    with _readable(path):
-        result, header = results.unpack(path.read_bytes())
-    _check_header(path, header, settings)
-    return result
-
-
-def _check_file(path: Path, settings: Settings, results: ResultFormat[Any]) -> None:
-    with _readable(path), path.open("rb") as file:
-        header = results.read_header(file)
-    _check_header(path, header, settings)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UsageError(f"`{path}` must be a result file, but cannot be read ({error!r}). {_ADVICE}") from None
-
-
-def _check_header(path: Path, header: Header, settings: Settings) -> None:
-    with _readable(path):
-        form, version, digest, theirs = (header[key] for key in ("format", "version", "digest", "settings"))
-    if (form, version) != (FORMAT, VERSION):
-        raise UsageError(
-            f"`{path}` must be of format {FORMAT} version {VERSION}, but is {form} version {version} instead. {_ADVICE}"
-        )
-    if digest != settings_digest(settings):
-        raise UsageError(
-            f"`{path}` must be made with the settings of this run, "
-            f"but was made with others: {_differences(theirs, settings)}. {_ADVICE}"
-        )
-
-
-_ADVICE = "Choose another folder, or make the results again with `--restart`."
-
-
-def _differences(theirs: Settings, ours: Settings) -> str:
-    """Name each setting that differs, its value in the file and its value now."""
-    plain: Settings = json.loads(_canonical(dict(ours)))
-    names = [name for name in sorted({*theirs, *plain}) if _shown(theirs, name) != _shown(plain, name)]
-    return "; ".join(f"`{name}` was {_shown(theirs, name)} and is {_shown(plain, name)}" for name in names)
-
-
-def _shown(settings: Settings, name: str) -> str:
-    return _canonical(settings[name]).decode() if name in settings else "not set"
-
-
 def _check_ids(items: Sequence[HasId]) -> None:
     names = [item.id for item in items]
     for name in names:
         if not _ID.fullmatch(name):
             raise UsageError(
-                f"`id` must be letters, digits and `._+-`, and begin with a letter or digit, but is {name!r} instead."
+                "`id` must be letters, digits, spaces and `._+:%-`, and begin with a letter or digit, as must what "
+                f"follows a slash, but is {name!r} instead."
             )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

@@ -1,7 +1,12 @@
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
 from nllb_prune.worklist import (
@@ -11,8 +16,10 @@ from nllb_prune.worklist import (
     compute_items,
     iterate_items,
     missing_items,
+    one_by_one,
     run_items,
     settings_digest,
+    stale_reasons,
 )
 
 ITEMS = [WorkItem("eng_Latn-deu_Latn"), WorkItem("deu_Latn-eng_Latn"), WorkItem("eng_Latn-zho_Hans")]
@@ -143,10 +150,17 @@ def test_other_version_is_refused(tmp_path):
         run(tmp_path, Recorder())
 
 
-@pytest.mark.parametrize("name", ["", "../a", "a/b", ".a", "a b", "a\n"])
+@pytest.mark.parametrize("name", ["", "../a", "a/../b", "/a", "a//b", "a/", ".a", " a", "a*b", "a\n", "ä"])
 def test_id_that_cannot_name_a_file_is_refused(tmp_path, name):
     with pytest.raises(UsageError, match="`id` must be letters, digits"):
         run(tmp_path, Recorder(), items=[WorkItem(name)])
+
+
+def test_id_may_name_a_file_in_a_folder(tmp_path):
+    items = [WorkItem("per language 3:1/eng_Latn-deu_Latn"), WorkItem("global-75%/eng_Latn-deu_Latn")]
+    run(tmp_path, Recorder(), items=items)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json")} == {f"{x.id}.json" for x in items}
+    assert missing_items(items, tmp_path) == []
 
 
 def test_item_given_twice_is_refused(tmp_path):
@@ -215,3 +229,158 @@ def test_results_of_other_settings_are_refused_when_they_are_read(tmp_path):
     found = iterate_items(ITEMS, tmp_path, settings={**SETTINGS, "kept": 1})
     with pytest.raises(UsageError, match=r"`kept` was 0\.25 and is 1"):
         next(found)
+
+
+def test_stale_results_are_made_again_and_the_others_kept(tmp_path):
+    run(tmp_path, Recorder(), items=ITEMS[:2])
+    run(tmp_path, Recorder(), items=ITEMS[2:], settings={**SETTINGS, "beams": 4})
+    told, again = [], Recorder()
+    results = run(tmp_path, again, settings={**SETTINGS, "beams": 4}, stale="recompute", on_stale=told.append)
+    assert again.seen == [item.id for item in ITEMS[:2]]
+    assert [result["item"] for result in results] == [item.id for item in ITEMS]
+    assert [[file.path.stem for file in files] for files in told] == [again.seen]
+    assert stale_reasons(told[0]) == "`beams` was 1 and is 4 (2 files)"
+    run(tmp_path, again, settings={**SETTINGS, "beams": 4}, stale="recompute", on_stale=told.append)
+    assert len(again.seen) == 2
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b'{"result": 1, "format": 1}', "cannot be read"),
+        (
+            b'{"result":1,"format":"x","version":9,"digest":"","settings":{}}',
+            "format was x version 9 and is",
+        ),
+    ],
+)
+def test_other_files_are_replaced_when_stale_ones_are(tmp_path, content, reason):
+    path = tmp_path / f"{ITEMS[1].id}.json"
+    path.write_bytes(content)
+    told = []
+    run(tmp_path, Recorder(), stale="recompute", on_stale=told.extend)
+    assert [file.path for file in told] == [path]
+    assert stale_reasons(told).startswith(reason)
+    run(tmp_path / "new", Recorder())
+    assert path.read_bytes() == (tmp_path / "new" / path.name).read_bytes()
+
+
+def test_a_stale_file_stays_until_its_new_result_is_there_and_is_never_read_as_one(tmp_path):
+    run(tmp_path, Recorder())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Recorder(stop_at=ITEMS[1].id), settings={"kept": 1}, stale="recompute")
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert [name for name in before if before[name] != after[name]] == [f"{ITEMS[0].id}.json"]
+    found = iterate_items(ITEMS, tmp_path, settings={"kept": 1})
+    assert next(found)["item"] == ITEMS[0].id
+    with pytest.raises(UsageError, match="must be made with the settings of this run"):
+        next(found)
+
+
+def test_reasons_are_counted_and_the_most_frequent_named(tmp_path):
+    def settings(item):
+        return {"beams": 1, "about": item.id}
+
+    items = [WorkItem(f"item{n}") for n in range(5)]
+    run(tmp_path, Recorder(), items=items, settings=settings)
+    told = []
+    run(tmp_path, Recorder(), items=items, settings={"beams": 2, "about": 0}, stale="recompute", on_stale=told.extend)
+    assert stale_reasons(told) == (
+        '`beams` was 1 and is 2 (5 files); `about` was "item0" and is 0 (1 file); `about` was "item1" and is 0 '
+        "(1 file); and 3 more reasons"
+    )
+
+
+def test_wrong_words_for_stale_and_for_who_computes(tmp_path):
+    with pytest.raises(UsageError, match="must be one of refuse, recompute, but is ignore"):
+        run(tmp_path, Recorder(), stale="ignore")
+    with pytest.raises(UsageError, match="One of `compute` and `mapper` must be given, but none are"):
+        run(tmp_path, None)
+    with pytest.raises(UsageError, match="One of `compute` and `mapper` must be given, but both are"):
+        run(tmp_path, Recorder(), mapper=one_by_one(Recorder()))
+
+
+@given(order=st.permutations(range(len(ITEMS))), stop=st.integers(0, len(ITEMS)))
+def test_a_mapper_finishes_in_any_order_and_each_result_is_kept_at_once(tmp_path_factory, order, stop):
+    folder, reference = tmp_path_factory.mktemp("mapped"), tmp_path_factory.mktemp("serial")
+    compute, closed = Recorder(), []
+
+    def mapper(items):
+        try:
+            for place, n in enumerate(order):
+                assert {item.id for item in finished(folder)} == {items[each].id for each in order[:place]}
+                if place == stop:
+                    raise KeyboardInterrupt
+                yield items[n], compute(items[n])
+        finally:
+            closed.append(True)
+
+    if stop < len(ITEMS):
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, None, mapper=mapper)
+    else:
+        run(folder, None, mapper=mapper)
+    assert closed == [True]
+    run(folder, Recorder())
+    run(reference, Recorder())
+    for item in ITEMS:
+        assert (folder / f"{item.id}.json").read_bytes() == (reference / f"{item.id}.json").read_bytes()
+
+
+def test_a_mapper_gets_only_what_is_pending(tmp_path):
+    run(tmp_path, Recorder(), items=ITEMS[:1])
+    seen = []
+
+    def mapper(items):
+        seen.extend(items)
+        yield from one_by_one(Recorder())(items)
+
+    for _ in range(2):
+        run(tmp_path, None, mapper=mapper)
+    assert seen == ITEMS[1:]
+
+
+def test_a_mapper_that_leaves_out_or_repeats_is_found(tmp_path):
+    with pytest.raises(UsageError, match="must yield each item of its list, but leaves out deu_Latn-eng_Latn, eng"):
+        run(tmp_path / "a", None, mapper=lambda items: one_by_one(Recorder())(items[:1]))
+    with pytest.raises(UsageError, match="must yield each item of its list once, but yields eng_Latn-deu_Latn too"):
+        run(tmp_path / "b", None, mapper=lambda items: one_by_one(Recorder())([items[0], items[0]]))
+
+
+def test_progress_steps_as_a_mapper_finishes(tmp_path):
+    steps = []
+
+    def progress(items):
+        for n, item in enumerate(items):
+            yield item
+            steps.append((n, len(finished(tmp_path))))
+
+    run(tmp_path, None, mapper=lambda items: one_by_one(Recorder())(items[::-1]), progress=progress)
+    assert steps == [(0, 1), (1, 2), (2, 3)]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from nllb_prune.worklist import WorkItem, compute_items
+def compute(item):
+    if item.id == "item3":
+        time.sleep(60)
+    return item.id
+compute_items([WorkItem(f"item{n}") for n in range(5)], Path(sys.argv[1]), settings={"a": 1}, compute=compute)
+"""
+
+
+def test_sigkill_loses_what_was_in_flight(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    while process.poll() is None and not (tmp_path / "item2.json").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    items, compute = [WorkItem(f"item{n}") for n in range(5)], Recorder()
+    run(tmp_path, compute, items=items, settings={"a": 1})
+    assert compute.seen == ["item3", "item4"]
