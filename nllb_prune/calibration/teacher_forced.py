@@ -12,10 +12,10 @@ from torch.nn import functional
 from nllb_prune.calibration.collectors import PARTS
 from nllb_prune.calibration.observer import StatisticsObserver
 from nllb_prune.model.routing import routing
-from nllb_prune.tokenization import batches_by_length, pad
+from nllb_prune.model.teacher_forcing import BATCH_POSITIONS, IGNORED, forced_batch, forced_states
+from nllb_prune.tokenization import batches_by_length
 
-BATCH_POSITIONS = 4096
-IGNORED = -100
+__all__ = ["BATCH_POSITIONS", "IGNORED", "decoder_classes", "encoder_classes", "observe_pairs", "token_loss"]
 
 
 def observe_pairs(
@@ -55,22 +55,12 @@ def _decoder_states(
     masks: Mapping[str, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the last states of the decoder for a batch and the labels of its positions."""
-    padding, end = model.config.pad_token_id, model.config.eos_token_id
-    device = next(model.parameters()).device
-    source = pad(sources, padding).to(device)
-    labels = pad(targets, IGNORED).to(device)
-    decoder_input = pad([[end, *target[:-1]] for target in targets], padding).to(device)
-    observer.classes = {"encoder": encoder_classes(source, end), "decoder": decoder_classes(labels, end)}
-    observer.ids = {"encoder": source, "decoder": decoder_input}
+    end = model.config.eos_token_id
+    batch = forced_batch(model, sources, targets)
+    observer.classes = {"encoder": encoder_classes(batch.source, end), "decoder": decoder_classes(batch.labels, end)}
+    observer.ids = {"encoder": batch.source, "decoder": batch.decoder_input}
     with routing(model, masks=masks, observer=observer):
-        memory = model.get_encoder()(input_ids=source, attention_mask=source.ne(padding))
-        decoded = model.get_decoder()(
-            input_ids=decoder_input,
-            encoder_hidden_states=memory.last_hidden_state,
-            encoder_attention_mask=source.ne(padding),
-            use_cache=False,
-        )
-    return decoded.last_hidden_state, labels
+        return forced_states(model, batch), batch.labels
 
 
 def token_loss(model: Any, states: Tensor, labels: Tensor) -> Tensor:

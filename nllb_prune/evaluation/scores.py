@@ -1,123 +1,168 @@
-"""chrF++ and BLEU of one direction, with the counts of each sentence, so that resampling costs no new scoring."""
+"""chrF++, BLEU and spBLEU of one direction, with the counts of each sentence: resampling costs no new scoring."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from sacrebleu.metrics import BLEU, CHRF
 
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation._writing import bleu_tokenizer
+from nllb_prune.evaluation._formulas import BLEU_ORDERS, FloatArray, IntArray, bleu_score, chrf_score
+from nllb_prune.evaluation._packing import pack, unpack
+from nllb_prune.evaluation._writing import bleu_tokenizer, check_tokenizer
+from nllb_prune.evaluation.spbleu import SpBleu
 
-Metric = Literal["chrf", "bleu"]
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+__all__ = [
+    "COLUMNS",
+    "METRICS",
+    "FloatArray",
+    "IntArray",
+    "Metric",
+    "MetricScore",
+    "Scores",
+    "check_aligned",
+    "corpus_scores",
+    "score",
+    "scores_from_json",
+    "scores_to_json",
+    "sentence_chrf",
+    "sentence_chrf_of",
+]
 
-_CHRF_ORDERS = 8  # character n-grams of 1 to 6, word n-grams of 1 and 2
-_BLEU_ORDERS = 4
-_BETA_SQUARED = 4  # chrF2: recall counts twice as much as precision
-COLUMNS: dict[Metric, int] = {"chrf": 3 * _CHRF_ORDERS, "bleu": 2 + 2 * _BLEU_ORDERS}
-"""Numbers a sentence has in the statistics of each metric."""
+Metric = Literal["chrf", "bleu", "spbleu"]
+"""chrF++; BLEU over words (or what stands for them in the target language); BLEU over sentencepiece pieces."""
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
+_CHARACTER_ORDERS, _WORD_ORDERS = 6, 2
+COLUMNS: dict[Metric, int] = {
+    "chrf": 3 * (_CHARACTER_ORDERS + _WORD_ORDERS),
+    "bleu": 2 + 2 * BLEU_ORDERS,
+    "spbleu": 2 + 2 * BLEU_ORDERS,
+}
+"""Numbers a sentence has in the statistics of each metric.
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A corpus score from 0 to 100 and sacrebleu's signature of how it was computed."""
-
-    value: float
-    signature: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {"value": self.value, "signature": self.signature}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Score:
-        """Rebuild from `to_json`."""
-        return cls(float(content["value"]), str(content["signature"]))
+chrF++: for each order (characters 1 to 6, words 1 and 2) the n-grams of the hypothesis, of the reference, and matching.
+BLEU: length of the hypothesis, of the reference, matching n-grams by order, n-grams by order.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DirectionScores:
-    """The scores of one direction and what they were computed from."""
+class MetricScore:
+    """One metric of one direction."""
 
-    chrf: Score
-    """chrF++."""
-    bleu: Score
-    """BLEU with the tokenizer that suits the target language; the signature names it."""
-    chrf_statistics: IntArray
-    """`(sentences, 24)`: for each order the n-grams of the hypothesis, of the reference, and the matching ones."""
-    bleu_statistics: IntArray
-    """`(sentences, 10)`: length of the hypothesis, of the reference, matching n-grams by order, n-grams by order."""
-
-    @property
-    def sentences(self) -> int:
-        """Number of sentences scored."""
-        return len(self.chrf_statistics)
-
-    def statistics(self, metric: Metric) -> IntArray:
-        """Return the statistics of one metric."""
-        return self.chrf_statistics if metric == "chrf" else self.bleu_statistics
+    value: float
+    """Of the whole corpus, 0 to 100."""
+    signature: str
+    """sacrebleu's, of how it was computed."""
+    statistics: IntArray
+    """``(sentences, columns)``, as in `COLUMNS`."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            "chrf": self.chrf.to_json(),
-            "bleu": self.bleu.to_json(),
-            "chrf_statistics": self.chrf_statistics.tolist(),
-            "bleu_statistics": self.bleu_statistics.tolist(),
-        }
+        """Return the fields as JSON values, the statistics packed."""
+        return {"value": self.value, "signature": self.signature, "statistics": pack(self.statistics)}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> DirectionScores:
+    def from_json(cls, content: Mapping[str, Any]) -> MetricScore:
         """Rebuild from `to_json`.
 
         Raises:
             UsageError: if a field is missing or of another shape.
         """
         try:
-            return cls(
-                Score.from_json(content["chrf"]),
-                Score.from_json(content["bleu"]),
-                _as_statistics(content["chrf_statistics"], "chrf"),
-                _as_statistics(content["bleu_statistics"], "bleu"),
-            )
+            statistics = unpack(content["statistics"])
+            if statistics.dtype != np.int64 or statistics.shape[1] not in COLUMNS.values():
+                raise ValueError(f"statistics of {statistics.dtype} {statistics.shape}")
+            return cls(float(content["value"]), str(content["signature"]), statistics)
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"`scores` must be the scores of a direction, but cannot be read ({error!r}).") from None
+            raise UsageError(
+                f"`score` must be a value, signature and statistics, but cannot be read: {error}."
+            ) from None
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str], *, target: str) -> DirectionScores:
-    """Score translations into `target` against one reference each."""
+Scores = Mapping[Metric, MetricScore]
+"""The metrics of one direction; spBLEU is there only if its sentencepiece model was."""
+
+
+def scores_to_json(scores: Scores) -> dict[str, Any]:
+    """Return the scores of a direction as JSON values."""
+    return {metric: found.to_json() for metric, found in scores.items()}
+
+
+def scores_from_json(content: Mapping[str, Any]) -> dict[Metric, MetricScore]:
+    """Rebuild from `scores_to_json`.
+
+    Raises:
+        UsageError: if there are metrics that are not known, or none, or one cannot be read.
+    """
+    if not isinstance(content, Mapping) or not content or not set(content) <= set(METRICS):
+        named = ", ".join(content) if isinstance(content, Mapping) else repr(content)
+        raise UsageError(f"`scores` must be of {', '.join(METRICS)}, but are of {named or 'nothing'} instead.")
+    scores = {metric: MetricScore.from_json(content[metric]) for metric in METRICS if metric in content}
+    for metric, found in scores.items():
+        if found.statistics.shape[1] != COLUMNS[metric]:
+            raise UsageError(
+                f"`{metric}` must have {COLUMNS[metric]} columns, but has {found.statistics.shape[1]} instead."
+            )
+    return scores
+
+
+def score(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    target: str,
+    spbleu: SpBleu | None = None,
+    tokenizer: str | None = None,
+) -> dict[Metric, MetricScore]:
+    """Score translations against one reference each.
+
+    Args:
+        hypotheses: The translations.
+        references: As many lines.
+        target: Their language, which says how BLEU splits them.
+        spbleu: From `find_spbleu`; `None` leaves spBLEU out.
+        tokenizer: Name of sacrebleu's tokenizer for BLEU instead of that of `bleu_tokenizer`.
+
+    Raises:
+        UsageError: on other numbers of lines, or a tokenizer that cannot be used.
+    """
     check_aligned(hypotheses=hypotheses, references=references)
-    chrf, chrf_signature = _extract(CHRF(word_order=2), hypotheses, references)
-    bleu, bleu_signature = _extract(BLEU(tokenize=bleu_tokenizer(target)), hypotheses, references)
-    return DirectionScores(
-        Score(chrf_from_statistics(chrf.sum(axis=0)), chrf_signature),
-        Score(bleu_from_statistics(bleu.sum(axis=0)), bleu_signature),
-        _as_statistics(chrf, "chrf"),
-        _as_statistics(bleu, "bleu"),
-    )
-
-
-def chrf_from_statistics(summed: IntArray) -> float:
-    """Return chrF++ of statistics `(24,)` summed over sentences."""
-    return float(corpus_scores(summed, "chrf"))
-
-
-def bleu_from_statistics(summed: IntArray) -> float:
-    """Return BLEU of statistics `(10,)` summed over sentences."""
-    return float(corpus_scores(summed, "bleu"))
+    name = bleu_tokenizer(target) if tokenizer is None else tokenizer
+    check_tokenizer(name)
+    scores: dict[Metric, MetricScore] = {
+        "chrf": _scored("chrf", *_extract(CHRF(word_order=_WORD_ORDERS), hypotheses, references)),
+        "bleu": _scored("bleu", *_extract(BLEU(tokenize=name), hypotheses, references)),
+    }
+    if spbleu is not None:
+        pieces = BLEU(tokenize="none", force=True)  # without force it takes pieces for text split by mistake, and warns
+        rows, signature = _extract(pieces, spbleu.pieces(hypotheses), spbleu.pieces(references))
+        scores["spbleu"] = _scored("spbleu", rows, signature.replace("|tok:none|", f"|tok:{spbleu.name}|"))
+    return scores
 
 
 def corpus_scores(summed: IntArray | FloatArray, metric: Metric) -> FloatArray:
-    """Return the corpus score `(...)` of each row of summed statistics `(..., columns)`."""
+    """Return the corpus score ``(...)`` of each row of summed statistics ``(..., columns)``."""
     if metric not in COLUMNS:
         raise UsageError(f"`metric` must be one of {', '.join(COLUMNS)}, but is {metric!r} instead.")
-    return _chrf(np.asarray(summed, np.float64)) if metric == "chrf" else _bleu(np.asarray(summed, np.float64))
+    formula = chrf_score if metric == "chrf" else bleu_score
+    return formula(np.asarray(summed, np.float64))
+
+
+def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> FloatArray:
+    """Return chrF2, which counts character n-grams of 1 to 6 and no words, of each sentence ``(sentences,)``."""
+    check_aligned(hypotheses=hypotheses, references=references)
+    statistics, _ = _extract(CHRF(word_order=0), hypotheses, references)
+    return chrf_score(statistics.astype(np.float64))
+
+
+def sentence_chrf_of(scored: MetricScore) -> FloatArray:
+    """Return what `sentence_chrf` does ``(sentences,)`` from the statistics of chrF++."""
+    if scored.statistics.shape[1] != COLUMNS["chrf"]:
+        raise UsageError(f"`scored` must be chrF++, but has {scored.statistics.shape[1]} columns instead.")
+    return chrf_score(scored.statistics[:, : 3 * _CHARACTER_ORDERS].astype(np.float64))
 
 
 def check_aligned(**texts: Sequence[str]) -> None:
@@ -131,48 +176,10 @@ def check_aligned(**texts: Sequence[str]) -> None:
 
 def _extract(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> tuple[IntArray, str]:
     """Return the statistics `(sentences, columns)` and the signature; the only use of a private name of sacrebleu."""
-    rows = metric._extract_corpus_statistics(list(hypotheses), [list(references)])
-    return np.asarray(rows, np.int64), str(metric.get_signature())
+    rows = np.asarray(metric._extract_corpus_statistics(list(hypotheses), [list(references)]), np.int64)
+    rows.setflags(write=False)
+    return rows, str(metric.get_signature())
 
 
-def _as_statistics(rows: Any, metric: Metric) -> IntArray:
-    statistics = np.array(rows, np.int64)
-    if statistics.ndim != 2 or statistics.shape[1] != COLUMNS[metric]:
-        raise ValueError(f"{metric} statistics have shape {statistics.shape} and not (sentences, {COLUMNS[metric]})")
-    statistics.setflags(write=False)
-    return statistics
-
-
-def _chrf(summed: FloatArray) -> FloatArray:
-    """Return the F-score of precision and recall averaged over the orders both sides have (Popović 2017)."""
-    # (..., 24) -> three of (..., 8)
-    hypothesis, reference, matching = np.moveaxis(summed.reshape(*summed.shape[:-1], _CHRF_ORDERS, 3), -1, 0)
-    present = (hypothesis > 0) & (reference > 0)
-    orders = np.maximum(present.sum(axis=-1), 1)
-    precision = _ratio(matching, hypothesis, where=present).sum(axis=-1) / orders
-    recall = _ratio(matching, reference, where=present).sum(axis=-1) / orders
-    f_score = _ratio(
-        (1 + _BETA_SQUARED) * precision * recall,
-        _BETA_SQUARED * precision + recall,
-        where=precision + recall > 0,
-    )
-    return 100 * f_score
-
-
-def _bleu(summed: FloatArray) -> FloatArray:
-    """Return BLEU, smoothed: the k-th order without a match counts 2^-k of one (Chen and Cherry 2014, method 3)."""
-    length, reference_length = summed[..., 0], summed[..., 1]
-    # (..., 10) -> (..., 4) each
-    matching, total = summed[..., 2 : 2 + _BLEU_ORDERS], summed[..., 2 + _BLEU_ORDERS :]
-    missing = matching == 0
-    smoothed = np.where(missing, 0.5 ** np.cumsum(missing, axis=-1), matching)
-    defined = (matching.sum(axis=-1) > 0) & (total.min(axis=-1) > 0)
-    precision = _ratio(smoothed, total, where=total > 0)
-    log_precision = np.log(np.where(defined[..., None], precision, 1.0)).mean(axis=-1)
-    shortfall = np.maximum(_ratio(reference_length, length, where=length > 0), 1.0) - 1.0
-    return np.where(defined, 100 * np.exp(log_precision - shortfall), 0.0)
-
-
-def _ratio(numerator: FloatArray, denominator: FloatArray, *, where: Any) -> FloatArray:
-    """Divide where asked, and give zero elsewhere."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=where)
+def _scored(metric: Metric, statistics: IntArray, signature: str) -> MetricScore:
+    return MetricScore(float(corpus_scores(statistics.sum(axis=0), metric)), signature, statistics)

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.scores import COLUMNS, FloatArray, IntArray, Metric, corpus_scores
+from nllb_prune.evaluation.resampling import (
+    RESAMPLES,
+    SEED,
+    Draws,
+    Mean,
+    Measure,
+    PairedMean,
+    Samples,
+    flag_statistics,
+    mean,
+    measure_of,
+    rate,
+    samples,
+)
+from nllb_prune.evaluation.scores import FloatArray, IntArray, Metric
 
-RESAMPLES = 1000
-SEED = 12345
+__all__ = [
+    "RESAMPLES",
+    "SEED",
+    "TIE",
+    "Comparison",
+    "Draws",
+    "Estimate",
+    "Mean",
+    "Measure",
+    "PairedMean",
+    "Samples",
+    "check_directions",
+    "compare",
+    "flag_statistics",
+    "interval",
+    "mean",
+    "measure_name",
+    "measure_of",
+    "paired_bootstrap",
+    "paired_bootstrap_over_directions",
+    "rate",
+    "samples",
+]
 
-Measure = Callable[[FloatArray], FloatArray]
-"""Summed statistics `(..., columns)` to values `(...)`."""
+TIE = 1e-10
+"""Differences this close are equal: below what one sentence changes, above rounding. Rates tie often, scores hardly."""
 
 # The columns that describe the reference alone, so are equal for two systems scored on the same references.
-_REFERENCE_COLUMNS: dict[Metric, slice] = {"chrf": slice(1, None, 3), "bleu": slice(1, 2)}
+_REFERENCE_COLUMNS: dict[Metric, slice] = {
+    "chrf": slice(1, None, 3),
+    "bleu": slice(1, 2),
+    "spbleu": slice(1, 2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +72,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A system against a baseline on the same sentences."""
+    """A system against a baseline on the same sentences; NaN where nothing was counted."""
 
     metric: str
     system: Estimate
@@ -53,14 +92,59 @@ class Comparison:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values, NaN as null."""
+        return {name: _without_nan(value) for name, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Comparison:
+    def from_json(cls, content: Mapping[str, Any]) -> Comparison:
         """Rebuild from `to_json`."""
-        estimates = {name: Estimate(**content[name]) for name in ("system", "baseline")}
-        return cls(**{**content, **estimates})
+        filled = {name: _with_nan(value) for name, value in content.items()}
+        return cls(**{**filled, **{name: Estimate(**filled[name]) for name in ("system", "baseline")}})
+
+
+def interval(samples: Samples | FloatArray) -> tuple[float, float]:
+    """Cut a fortieth of the resamples off each end, which leaves 95 %; those without a value do not count."""
+    values = samples.resampled if isinstance(samples, Samples) else samples
+    ordered = np.sort(values[~np.isnan(values)])
+    if not len(ordered):
+        return float("nan"), float("nan")
+    cut = len(ordered) // 40
+    return float(ordered[cut]), float(ordered[-1 - cut])
+
+
+def compare(system: Samples, baseline: Samples, *, metric: str, seed: int = SEED) -> Comparison:
+    """Compare two systems by their samples on equal resamples of the same sentences.
+
+    Args:
+        system: From `samples`, or a mean of such.
+        baseline: Of the same directions, from the same draws.
+        metric: Name of what was measured, to be kept.
+        seed: Of the draws, to be kept.
+
+    Raises:
+        UsageError: if they are of other directions or resamples.
+    """
+    sizes = [(len(each.resampled), each.directions, each.sentences) for each in (system, baseline)]
+    if sizes[0] != sizes[1]:
+        raise UsageError(
+            f"`baseline` must be of as many resamples, directions and sentences as `system`, {sizes[0]}, "
+            f"but is of {sizes[1]} instead; `PairedMean` leaves a direction out of both."
+        )
+    differences, difference = system.resampled - baseline.resampled, system.value - baseline.value
+    low, high = interval(differences)
+    return Comparison(
+        metric=metric,
+        system=_estimate(system),
+        baseline=_estimate(baseline),
+        difference=difference,
+        low=low,
+        high=high,
+        p_value=_p_value(differences, difference),
+        directions=system.directions,
+        sentences=system.sentences,
+        resamples=len(differences),
+        seed=seed,
+    )
 
 
 def paired_bootstrap(
@@ -71,9 +155,9 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Comparison:
-    """Compare two systems by their statistics `(sentences, columns)` of the same sentences in the same order.
+    """Compare two systems by their statistics ``(sentences, columns)`` of the same sentences in the same order.
 
-    `metric` is `chrf`, `bleu`, or a function of summed statistics.
+    `metric` is `chrf`, `bleu`, `spbleu`, or a function of summed statistics.
     """
     return paired_bootstrap_over_directions({"": system}, {"": baseline}, metric=metric, resamples=resamples, seed=seed)
 
@@ -86,100 +170,36 @@ def paired_bootstrap_over_directions(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Comparison:
-    """Compare the unweighted mean over directions, given each direction's statistics `(sentences, columns)`.
+    """Compare the unweighted mean over directions, given each direction's statistics ``(sentences, columns)``.
 
     Sentences are resampled within a direction. Directions with equally many lines get the same resample: in a multi-way
     parallel test set line i is the same sentence in each of them, so their errors are not independent.
     """
-    _check(system, baseline, metric=metric, resamples=resamples)
-    measure = _measure(metric)
-    weights = _resample_weights({len(statistics) for statistics in system.values()}, resamples=resamples, seed=seed)
-    values, baseline_values = _mean_value(system, measure), _mean_value(baseline, measure)
-    samples, baseline_samples = (_mean_samples(of, measure, weights) for of in (system, baseline))
-    low, high = _interval(samples - baseline_samples)
-    return Comparison(
-        metric=metric if isinstance(metric, str) else _name(metric),
-        system=_estimate(values, samples),
-        baseline=_estimate(baseline_values, baseline_samples),
-        difference=values - baseline_values,
-        low=low,
-        high=high,
-        p_value=_p_value(samples - baseline_samples, values - baseline_values),
-        directions=len(system),
-        sentences=sum(len(statistics) for statistics in system.values()),
-        resamples=resamples,
-        seed=seed,
-    )
+    measure = check_directions(system, baseline, metric=metric)
+    draws, means = Draws(resamples, seed), PairedMean()
+    for direction in sorted(system):
+        means.add(samples(system[direction], measure, draws), samples(baseline[direction], measure, draws))
+    return compare(*means.samples(), metric=measure_name(metric), seed=seed)
 
 
-def _resample_weights(lengths: set[int], *, resamples: int, seed: int) -> dict[int, FloatArray]:
-    """Return, for each number of lines, how often each resample holds each line, `(resamples, lines)`."""
-    generator = np.random.default_rng(seed)
-    weights = {}
-    for lines in sorted(lengths):
-        drawn = generator.choice(lines, size=(resamples, lines), replace=True)
-        offsets = drawn + lines * np.arange(resamples)[:, None]
-        counts = np.bincount(offsets.ravel(), minlength=resamples * lines)
-        weights[lines] = counts.reshape(resamples, lines).astype(np.float64)
-    return weights
-
-
-def _mean_value(statistics: Mapping[str, IntArray], measure: Measure) -> float:
-    return float(np.mean([measure(statistics[key].sum(axis=0, dtype=np.float64)) for key in sorted(statistics)]))
-
-
-def _mean_samples(
-    statistics: Mapping[str, IntArray], measure: Measure, weights: Mapping[int, FloatArray]
-) -> FloatArray:
-    # (resamples, lines) @ (lines, columns) -> (resamples, columns); sums of counts are exact in float64
-    summed = [weights[len(statistics[key])] @ statistics[key].astype(np.float64) for key in sorted(statistics)]
-    return np.asarray(np.mean([measure(rows) for rows in summed], axis=0))
-
-
-def _estimate(value: float, samples: FloatArray) -> Estimate:
-    low, high = _interval(samples)
-    return Estimate(value, float(samples.mean()), (high - low) / 2)
-
-
-def _interval(samples: FloatArray) -> tuple[float, float]:
-    """Cut a fortieth of the samples off each end, which leaves 95 %."""
-    ordered = np.sort(samples)
-    cut = len(ordered) // 40
-    return float(ordered[cut]), float(ordered[-1 - cut])
-
-
-def _p_value(differences: FloatArray, difference: float) -> float:
-    """Count, as sacrebleu does, the absolute differences that exceed their own mean by more than the observed one."""
-    sizes = np.abs(differences)
-    exceeding = int(np.sum(sizes - sizes.mean() > abs(difference)))
-    return (exceeding + 1) / (len(differences) + 1)
-
-
-def _measure(metric: Metric | Measure) -> Measure:
-    return metric if callable(metric) else partial(corpus_scores, metric=metric)
-
-
-def _name(measure: Measure) -> str:
-    return str(getattr(measure, "__name__", "measure"))
-
-
-def _check(
-    system: Mapping[str, IntArray],
-    baseline: Mapping[str, IntArray],
-    *,
-    metric: Metric | Measure,
-    resamples: int,
-) -> None:
-    if not callable(metric) and metric not in COLUMNS:
-        raise UsageError(f"`metric` must be one of {', '.join(COLUMNS)} or a function, but is {metric!r} instead.")
-    if resamples < 1:
-        raise UsageError(f"`resamples` must be 1 or more, but is {resamples} instead.")
+def check_directions(
+    system: Mapping[str, IntArray], baseline: Mapping[str, IntArray], *, metric: Metric | Measure
+) -> Measure:
+    """Refuse statistics that cannot be paired, and return the measure."""
+    measure = metric if callable(metric) else measure_of(metric)
     if not system or system.keys() != baseline.keys():
         raise UsageError(
             f"`baseline` must have the directions of `system` ({_listed(system)}), but has {_listed(baseline)} instead."
         )
     for direction in sorted(system):
-        _check_pair(system[direction], baseline[direction], metric=metric, where=_where(direction))
+        where = f" for {direction}" if direction else ""
+        _check_pair(system[direction], baseline[direction], metric=metric, where=where)
+    return measure
+
+
+def measure_name(metric: Metric | Measure) -> str:
+    """Return what a comparison calls its metric."""
+    return metric if isinstance(metric, str) else str(getattr(metric, "__name__", "measure"))
 
 
 def _check_pair(system: IntArray, baseline: IntArray, *, metric: Metric | Measure, where: str) -> None:
@@ -197,9 +217,32 @@ def _check_pair(system: IntArray, baseline: IntArray, *, metric: Metric | Measur
         )
 
 
-def _where(direction: str) -> str:
-    return f" for {direction}" if direction else ""
+def _estimate(samples: Samples) -> Estimate:
+    low, high = interval(samples)
+    there = samples.resampled[~np.isnan(samples.resampled)]
+    return Estimate(samples.value, float(there.mean()) if len(there) else float("nan"), (high - low) / 2)
+
+
+def _p_value(differences: FloatArray, difference: float) -> float:
+    """Count, as sacrebleu does, the absolute differences that exceed their own mean by more than the observed one."""
+    sizes = np.abs(differences[~np.isnan(differences)])
+    if not len(sizes) or math.isnan(difference):
+        return float("nan")
+    exceeding = int(np.sum(sizes - sizes.mean() > abs(difference) + TIE))
+    return (exceeding + 1) / (len(sizes) + 1)
 
 
 def _listed(directions: Mapping[str, IntArray]) -> str:
     return ", ".join(sorted(directions)) or "none"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(each) for name, each in value.items()}
+    return float("nan") if value is None else value
