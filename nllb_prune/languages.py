@@ -20,6 +20,7 @@ __all__ = [
     "LanguageSet",
     "PruningSettings",
     "all_languages",
+    "confusable_group",
     "english_and_ring",
     "find_language",
     "language",
@@ -142,6 +143,11 @@ def language_set(name: str) -> LanguageSet:
     return LanguageSet(name, members, pruning)
 
 
+def confusable_group(code: str) -> tuple[str, ...]:
+    """Return the FLORES-200 codes that language identification cannot tell from `code`, itself among them."""
+    return _confusable().get(code, (code,))
+
+
 def parse_directions(text: str, languages: Iterable[str]) -> tuple[Direction, ...]:
     """Read comma-separated directions, such as `eng_Latn-deu_Latn,*-eng_Latn`, into (source, target) pairs.
 
@@ -234,6 +240,13 @@ def _advice(name: str) -> str:
     keys = [key for key in candidates if wanted and key.startswith(wanted)] + get_close_matches(wanted, candidates)
     close = list(dict.fromkeys(str(candidates[key]) for key in keys))[:4]
     return f"Did you mean {', '.join(close)}?" if close else "`lang_configs/languages.toml` lists all 202 languages."
+
+
+@cache
+def _confusable() -> dict[str, tuple[str, ...]]:
+    """Return the group of every language that is in one."""
+    groups = [tuple(members) for members in _toml("confusable.toml")["groups"].values()]
+    return {code: members for members in groups for code in members}
 
 
 @cache

@@ -1,0 +1,1 @@
+"""How good the detectors of hallucination are: on known cases, on references and on outputs of `mini`."""
