@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nllb_prune.errors import UsageError
-from nllb_prune.languages import language
+from nllb_prune.languages import all_languages, language
 
 MAX_LENGTH = 512  # positions, language code and `</s>` included; longer lines are cut, as in NLLB's training
 
@@ -26,6 +26,12 @@ def language_id(tokenizer: Any, code: str) -> int:
         known = [t for t in tokenizer.all_special_tokens if len(t) == 8 and t[3] == "_"]
         raise UsageError(f"`language` must be one of the model's, {', '.join(known)}, but is {code} instead.")
     return identifier
+
+
+def known_languages(tokenizer: Any) -> tuple[str, ...]:
+    """Return the languages whose tokens a tokenizer has, in the order of their codes."""
+    vocabulary = set(tokenizer.get_vocab())
+    return tuple(each.code for each in all_languages() if each.token in vocabulary)
 
 
 def encode(tokenizer: Any, texts: Sequence[str], code: str) -> list[list[int]]:

@@ -17,7 +17,10 @@ from typing import Any
 import torch
 
 from nllb_prune import ParallelText, evaluate, load_model, load_tokenizer
-from nllb_prune.evaluation.summary import ConfigurationSummary, Summary, summarise
+from nllb_prune.evaluation.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
+from nllb_prune.evaluation.measuring import SCORES_ONLY
+from nllb_prune.evaluation.summarise import summarise
+from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
 from nllb_prune.languages import language, parse_directions
 
 from .tokenizer import RECIPE
@@ -48,15 +51,23 @@ def score(folder: Path, text: Path, work: Path) -> Summary:
     test = ParallelText.open(text, split="test")
     directions = parse_directions("all", test.languages)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    results = evaluate(
-        model, tokenizer, test, directions, {"full": None}, folder=work, sentences=SENTENCES, restart=True
+    evaluation = evaluate(
+        model,
+        tokenizer,
+        test,
+        directions,
+        {"full": None},
+        folder=work,
+        sentences=SENTENCES,
+        measuring=SCORES_ONLY,
+        force=True,
     )
-    return summarise(results)
+    return summarise(evaluation, test, detectors=())
 
 
 def matrix(scores: ConfigurationSummary, codes: list[str]) -> list[str]:
     """Return a Markdown table of chrF++, sources down and targets across."""
-    by_direction = {d.direction: d.chrf for d in scores.directions}
+    by_direction = {d.direction: d.figures["chrf"] for d in scores.directions}
     lines = ["| from \\ into | " + " | ".join(codes) + " |", "|---" * (len(codes) + 1) + "|"]
     for source in codes:
         cells = [f"{by_direction[f'{source}-{target}']:.1f}" if source != target else "" for target in codes]
@@ -67,6 +78,10 @@ def matrix(scores: ConfigurationSummary, codes: list[str]) -> list[str]:
 def card(summary: Summary, rows: list[dict[str, Any]], recipe: dict[str, Any], *, dense: bool, hardware: str) -> str:
     """Return the card as Markdown."""
     full = summary["full"]
+
+    def mean(figure: str, group: str) -> float:
+        return full.figure(figure, group).value
+
     shape, training = recipe["network_dense" if dense else "network"], recipe["training"]
     last = rows[-1]
     minutes = round(last["seconds"] / 60)
@@ -110,11 +125,10 @@ def card(summary: Summary, rows: list[dict[str, Any]], recipe: dict[str, Any], *
             "",
             f"## Scores (chrF++ of the first {summary.sentences} test lines, greedy)",
             "",
-            f"Mean of {len(full.directions)} directions {full.mean('chrf'):.1f}; out of English "
-            f"{full.mean('chrf', among=full.out_of_english()):.1f}; into English "
-            f"{full.mean('chrf', among=full.into_english()):.1f}; BLEU {full.mean('bleu'):.1f}; length ratio "
-            f"{full.mean('length_ratio'):.2f}.",
-            f"Signature: `{'; '.join(summary.signatures['chrF++'])}`",
+            f"Mean of {len(full.directions)} directions {mean('chrf', ALL):.1f}; out of English "
+            f"{mean('chrf', OUT_OF_ENGLISH):.1f}; into English {mean('chrf', INTO_ENGLISH):.1f}; "
+            f"BLEU {mean('bleu', ALL):.1f}; length ratio {mean('length_ratio', ALL):.2f}.",
+            f"Signature: `{'; '.join(summary.signatures['chrf'])}`",
             "",
             *matrix(full, codes),
             "",

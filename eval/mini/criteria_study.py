@@ -19,8 +19,12 @@ from tqdm import tqdm
 
 from nllb_prune import ExpertStatistics, MaskSet, ParallelText, calibrate, evaluate, load_model, load_tokenizer, plan
 from nllb_prune.calibration.fields import GROUPS
-from nllb_prune.evaluation.results import DirectionResult
-from nllb_prune.evaluation.summary import Summary, compare, summarise
+from nllb_prune.evaluation.evaluation import Evaluation
+from nllb_prune.evaluation.groups import INTO_ENGLISH
+from nllb_prune.evaluation.measuring import SCORES_ONLY
+from nllb_prune.evaluation.significance import paired_bootstrap_over_directions
+from nllb_prune.evaluation.summarise import summarise
+from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
 from nllb_prune.languages import Direction, english_and_ring, parse_directions
 from nllb_prune.model.source import embedded_text
 from nllb_prune.planning import plan_in_rounds
@@ -58,21 +62,19 @@ class Bench:
 
     def score(
         self, test: ParallelText, directions: Sequence[Direction], configurations: Configurations, folder: str
-    ) -> list[DirectionResult]:
+    ) -> Evaluation:
         """Translate and score."""
-        results: list[DirectionResult] = []
-        for name, masks in configurations.items():
-            results += evaluate(
-                self.model,
-                self.tokenizer,
-                test,
-                directions,
-                {name: masks},
-                folder=self.output / folder,
-                sentences=self.sentences,
-                progress=progress(name),
-            )
-        return results
+        return evaluate(
+            self.model,
+            self.tokenizer,
+            test,
+            directions,
+            configurations,
+            folder=self.output / folder,
+            sentences=self.sentences,
+            measuring=SCORES_ONLY,
+            progress=progress(folder),
+        )
 
 
 def progress(what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
@@ -124,33 +126,39 @@ def table(summary: Summary, names: Iterable[str]) -> list[str]:
     """Return the lines of a Markdown table, best first."""
     header = ("", "chrF++", "lowest", "worst loss", "into eng", "BLEU", "length", "repeat %", "p")
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    found = sorted((summary[name] for name in names), key=lambda each: -each.mean("chrf"))
+    found = sorted((summary[name] for name in names), key=lambda each: -quality(each))
     for each in found:
-        worst = "" if each.worst is None else f"{each.worst[0]} {each.worst[1]:+.1f}"
+        worst = each.worst()
+        change = each.figure("chrf").change
         cells = (
             each.name,
-            f"{each.mean('chrf'):.2f}",
-            f"{min(d.chrf for d in each.directions):.2f}",
-            worst,
-            f"{each.mean('chrf', among=each.into_english()):.2f}",
-            f"{each.mean('bleu'):.2f}",
-            f"{each.mean('length_ratio'):.3f}",
-            f"{100 * each.mean('repeat_rate'):.1f}",
-            "" if each.comparison is None else f"{each.comparison.p_value:.3f}",
+            f"{quality(each):.2f}",
+            f"{min(d.figures['chrf'] for d in each.directions):.2f}",
+            "" if worst is None else f"{worst.direction} {worst.changes['chrf'].value:+.1f}",
+            f"{each.figure('chrf', INTO_ENGLISH).value:.2f}",
+            f"{each.figure('bleu').value:.2f}",
+            f"{each.figure('length_ratio').value:.3f}",
+            f"{100 * each.figure('repeat_rate_4').value:.1f}",
+            "" if change is None else f"{change.p:.3f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
+def quality(configuration: ConfigurationSummary) -> float:
+    """Return the mean chrF++ over directions."""
+    return configuration.figure("chrf").value
+
+
 def best(summary: Summary, names: Iterable[str], count: int) -> list[str]:
     """Return the configurations of highest mean chrF++."""
-    return sorted(names, key=lambda name: -summary[name].mean("chrf"))[:count]
+    return sorted(names, key=lambda name: -quality(summary[name]))[:count]
 
 
-def difference(results: Sequence[DirectionResult], a: str, b: str) -> str:
+def difference(evaluation: Evaluation, a: str, b: str) -> str:
     """Say how much better one configuration is than another."""
-    by_name = {name: {r.direction: r for r in results if r.configuration == name} for name in (a, b)}
-    found = compare(by_name[a], by_name[b])
+    statistics = [evaluation.statistics(name, "chrf") for name in (a, b)]
+    found = paired_bootstrap_over_directions(*statistics, metric="chrf")
     return f"- {a} against {b}: {found.difference:+.2f} chrF++, p {found.p_value:.3f}"
 
 
@@ -176,8 +184,8 @@ def other_domain(bench: Bench, path: Path, test: ParallelText, development: Para
         for criterion in ("importance", "reap"):
             planned[name_of(f"{criterion}, own domain", kept, "3:1")] = plan(usual, kept=kept, criterion=criterion)
             planned[name_of(f"{criterion}, other domain", kept, "3:1")] = plan(foreign, kept=kept, criterion=criterion)
-    results = bench.score(test, directions, planned, "scores-domain")
-    summary = summarise(results)
+    evaluation = bench.score(test, directions, planned, "scores-domain")
+    summary = summarise(evaluation, test, detectors=())
     pairs = [(name, name.replace("own", "other")) for name in planned if ", own" in name]
     return [
         "## Calibrated on another domain",
@@ -186,7 +194,7 @@ def other_domain(bench: Bench, path: Path, test: ParallelText, development: Para
         "",
         *table(summary, planned),
         "",
-        *(difference(results, other, own) for own, other in pairs),
+        *(difference(evaluation, other, own) for own, other in pairs),
         "",
     ]
 
@@ -228,15 +236,15 @@ def pairs_and_rounds(
     }
 
 
-def differences(results: Sequence[DirectionResult]) -> list[str]:
+def differences(evaluation: Evaluation) -> list[str]:
     """Compare rounds with one shot and pairs with languages."""
     lines = []
     for kept in BUDGETS:
         for criterion in IN_ROUNDS:
             rounds = name_of(f"{criterion} {ROUNDS} rounds", kept, "3:1")
-            lines.append(difference(results, rounds, name_of(criterion, kept, "3:1")))
+            lines.append(difference(evaluation, rounds, name_of(criterion, kept, "3:1")))
         single = name_of("per language of the same", kept, "3:1")
-        lines.append(difference(results, name_of("per pair", kept, "3:1"), single))
+        lines.append(difference(evaluation, name_of("per pair", kept, "3:1"), single))
     return lines
 
 
@@ -263,7 +271,7 @@ def main() -> None:
     planned: Configurations = {"full": None}
     for group in groups.values():
         planned |= group
-    results = bench.score(test, directions, part_of(planned, options.part), "scores")
+    evaluation = bench.score(test, directions, part_of(planned, options.part), "scores")
     if options.part is not None:
         return
 
@@ -271,14 +279,14 @@ def main() -> None:
         extra = groups[f"Rounds and pairs, {1 - kept:.1%} pruned"] = pairs_and_rounds(
             bench, development, statistics, kept
         )
-        results += bench.score(test, directions, extra, "scores")
-    summary = summarise(results)
+        evaluation = evaluation.joined(bench.score(test, directions, extra, "scores"))
+    summary = summarise(evaluation, test, detectors=())
     lines = report(bench, summary, [(title, ["full", *beside(title), *group]) for title, group in groups.items()])
-    lines += differences(results)
+    lines += differences(evaluation)
     chosen = best(summary, [name for name in planned if "75.0%" in name and "random" not in name], 3)
-    widest = summarise(bench.score(test, everything, {"full": None, **{n: planned[n] for n in chosen}}, "scores"))
+    widest = bench.score(test, everything, {"full": None, **{n: planned[n] for n in chosen}}, "scores")
     lines += ["", f"## The best three at 75 % over all {len(everything)} directions", ""]
-    lines += [*table(widest, ["full", *chosen]), ""]
+    lines += [*table(summarise(widest, test, detectors=()), ["full", *chosen]), ""]
     if options.other_text:
         lines += other_domain(bench, options.other_text, test, development)
     (options.output / "CRITERIA.md").write_text("\n".join(lines), encoding="utf-8")

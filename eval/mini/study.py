@@ -15,8 +15,12 @@ from typing import Any
 from tqdm import tqdm
 
 from nllb_prune import ExpertStatistics, MaskSet, ParallelText, calibrate, evaluate, load_model, load_tokenizer, plan
-from nllb_prune.evaluation.results import DirectionResult
-from nllb_prune.evaluation.summary import HEADER, Summary, compare, summarise, table_rows
+from nllb_prune.evaluation.evaluation import Evaluation
+from nllb_prune.evaluation.measuring import SCORES_ONLY
+from nllb_prune.evaluation.significance import paired_bootstrap_over_directions
+from nllb_prune.evaluation.summarise import summarise
+from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.table import HEADER, table_rows
 from nllb_prune.languages import english_and_ring, parse_directions, split_direction
 from nllb_prune.masks import ExpertMask
 from nllb_prune.model.source import embedded_text
@@ -89,23 +93,21 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|", *("| " + " | ".join(r) + " |" for r in rows)]
 
 
-def comparisons(results: list[DirectionResult]) -> list[tuple[str, str, str]]:
+def comparisons(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """Compare per-language masks with the other kinds at each budget."""
-    by_name: dict[str, dict[str, DirectionResult]] = {}
-    for result in results:
-        by_name.setdefault(result.configuration, {})[result.direction] = result
     rows = []
     for kept in BUDGETS:
         ours = f"per language {1 - kept:.1%}"
         for kind in KINDS:
             other = f"{kind} {1 - kept:.1%}"
             if other != ours:
-                found = compare(by_name[ours], by_name[other])
+                statistics = [evaluation.statistics(name, "chrf") for name in (ours, other)]
+                found = paired_bootstrap_over_directions(*statistics, metric="chrf")
                 rows.append((f"{ours} against {kind}", f"{found.difference:+.2f}", f"{found.p_value:.3f}"))
     return rows
 
 
-def report(summary: Summary, results: list[DirectionResult], statistics: ExpertStatistics) -> str:
+def report(summary: Summary, evaluation: Evaluation, statistics: ExpertStatistics) -> str:
     """Return the study as Markdown."""
     similar = [(name, f"{value:.2f}", published) for name, value, published in similarities(statistics, 0.25)]
     return "\n".join(
@@ -124,7 +126,7 @@ def report(summary: Summary, results: list[DirectionResult], statistics: ExpertS
             "",
             "## Per-language masks against the other kinds",
             "",
-            *markdown(("", "chrF++", "p"), comparisons(results)),
+            *markdown(("", "chrF++", "p"), comparisons(evaluation)),
             "",
             "## Similarity of the kept sets, 75 % pruned",
             "",
@@ -157,16 +159,19 @@ def main() -> None:
     )
     statistics.save(options.output / "statistics.safetensors")
     directions = english_and_ring(development.languages, others=12)
-    results: list[DirectionResult] = []
-    common = {"folder": options.output / "scores", "sentences": options.sentences}
+    common: dict[str, Any] = {
+        "folder": options.output / "scores",
+        "sentences": options.sentences,
+        "measuring": SCORES_ONLY,
+        "progress": progress("evaluating"),
+    }
+    evaluation = evaluate(model, tokenizer, test, directions, configurations(statistics), **common)
     if options.dense:
-        dense = load_model("mini-dense")
-        results += evaluate(dense, tokenizer, test, directions, {"dense": None}, progress=progress("dense"), **common)
-    for name, masks in configurations(statistics).items():
-        results += evaluate(model, tokenizer, test, directions, {name: masks}, progress=progress(name), **common)
-    summary = summarise(results)
+        dense = evaluate(load_model("mini-dense"), tokenizer, test, directions, {"dense": None}, **common)
+        evaluation = dense.joined(evaluation)
+    summary = summarise(evaluation, test, detectors=())
     summary.save(options.output / "summary.json")
-    (options.output / "RESULTS.md").write_text(report(summary, results, statistics), encoding="utf-8")
+    (options.output / "RESULTS.md").write_text(report(summary, evaluation, statistics), encoding="utf-8")
     print((options.output / "RESULTS.md").read_text(encoding="utf-8"))
 
 

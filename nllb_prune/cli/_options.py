@@ -33,20 +33,19 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--threads", type=positive, help="of torch, on the CPU")
 
 
-def add_text(parser: argparse.ArgumentParser, *, split: str, directions: str | None = "all") -> None:
-    """Add `--text`, `--split`, `--directions` and `--sentences`."""
+def add_text(parser: argparse.ArgumentParser, *, split: str, directions: str = "all") -> None:
+    """Add `--text`, `--split`, `--directions` and `--sentences`; `directions` says what is done without."""
     parser.add_argument(
         "--text",
         metavar="PATH",
-        help="aligned text: a FLORES folder, a folder of CODE.txt, a TSV or JSONL file; `mini` has its own",
+        help="aligned text: a FLORES folder, a folder of CODE.txt, a TSV or JSONL file, or `datasets:NAME` for the "
+        "library of that name; `mini` has its own",
     )
-    parser.add_argument("--split", help=f"split of a FLORES folder (default: {split})")
+    parser.add_argument("--split", help=f"split of a FLORES folder or a data set (default: {split})")
     parser.set_defaults(usual_split=split)
     parser.add_argument(
         "--directions",
-        default=directions,
-        help="as in `eng_Latn-deu_Latn,*-eng_Latn`; `all` is every pair of languages (default: "
-        + (f"{directions})" if directions else "lines spread over all, see `--pairs-per-target`)"),
+        help=f"as in `eng_Latn-deu_Latn,*-eng_Latn`; `all` is every pair of languages (default: {directions})",
     )
     parser.add_argument("--sentences", type=positive, help="the first so many lines of each direction")
 
@@ -103,10 +102,11 @@ def open_text(options: argparse.Namespace) -> ParallelText:
 
 def directions_of(options: argparse.Namespace, text: ParallelText, tokenizer: Any) -> tuple[tuple[str, str], ...]:
     """Return the directions asked for, among the languages of the text that the tokenizer knows."""
-    from nllb_prune.languages import find_language, parse_directions
+    from nllb_prune.languages import parse_directions
+    from nllb_prune.tokenization import known_languages
 
-    known = set(tokenizer.get_vocab())
-    spoken = [code for code in text.languages if (found := find_language(code)) and found.token in known]
+    known = known_languages(tokenizer)
+    spoken = [code for code in text.languages if code in known]
     return parse_directions(options.directions or "all", spoken)
 
 

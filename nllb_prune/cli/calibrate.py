@@ -23,7 +23,7 @@ EXAMPLE = "nllb-prune calibrate mini --collect norms --output mini-statistics.sa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_model(parser)
-    add_text(parser, split="dev", directions=None)
+    add_text(parser, split="dev", directions="lines spread over all, see `--pairs-per-target`")
     parser.add_argument(
         "--pairs-per-target",
         type=_pairs,

@@ -53,7 +53,10 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.calibration.calibrate import calibrate
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
-    from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
+    from nllb_prune.evaluation.flagging import fitted
+    from nllb_prune.evaluation.measuring import usual_measuring
+    from nllb_prune.evaluation.summarise import summarise
+    from nllb_prune.evaluation.table import HEADER, table_rows
     from nllb_prune.languages import english_and_ring, language_set, parse_directions
     from nllb_prune.model.loading import load_model
     from nllb_prune.model.source import embedded_text, load_tokenizer
@@ -86,20 +89,30 @@ def run(options: argparse.Namespace) -> None:
 
     directions = english_and_ring(codes, others=OTHER_DIRECTIONS)
     _say(f"3/4 evaluate: {len(directions)} directions, {options.sentences} test sentences each")
-    common = {"folder": output / "scores", "sentences": options.sentences, "restart": options.restart}
+    measuring = usual_measuring(tokenizer)
+    common: dict[str, Any] = {
+        "folder": output / "scores",
+        "sentences": options.sentences,
+        "measuring": measuring,
+        "force": options.restart,
+    }
     dense = load_model("mini-dense", **placement(options))
-    results = evaluate(dense, tokenizer, test, directions, {"dense": None}, progress=progress_bar("dense"), **common)
-    for name, configuration in {"full": None, **masks}.items():
-        results += evaluate(
-            model, tokenizer, test, directions, {name: configuration}, progress=progress_bar(name), **common
-        )
-    summary = summarise(results, baseline="full")
+    evaluation = evaluate(dense, tokenizer, test, directions, {"dense": None}, progress=progress_bar("dense"), **common)
+    configurations = {"full": None, **masks}
+    progress = progress_bar("evaluating")
+    found = evaluate(model, tokenizer, test, directions, configurations, progress=progress, **common)
+    evaluation = evaluation.joined(found)
+    evaluation.save()
+    detectors = fitted(measuring.detectors, evaluation.of_configuration("full"))
+    summary = summarise(evaluation, test, detectors=detectors, baseline="full", progress=progress_bar("summing up"))
     summary.save(output / "summary.json")
 
     _say("4/4 report\n")
     write_report(output / "report.html", summary=summary, statistics=statistics, masks=masks)
     print(table(HEADER, table_rows(summary)))
-    print(f"\n`p` against `{summary.baseline}`, paired bootstrap over {len(directions)} directions.")
+    print(
+        f"\n`q` against `{summary.baseline}`: paired bootstrap over {len(directions)} directions, adjusted for their groups."
+    )
     print(f"report: {output / 'report.html'} ({time.perf_counter() - started:.0f} s in all)")
 
 

@@ -1,35 +1,45 @@
-"""`nllb-prune evaluate`: masks to scores."""
+"""`nllb-prune evaluate`: masks to scores, detections and verdicts."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nllb_prune.cli._options import (
-    add_model,
-    add_text,
-    directions_of,
-    open_text,
-    placement,
-    positive,
-    progress_bar,
-    table,
-)
+from nllb_prune.cli import _detect_only
+from nllb_prune.cli._detectors import add_detectors, detectors_of, parse_thresholds
+from nllb_prune.cli._evaluate_job import Job, job_of
+from nllb_prune.cli._options import add_placement, add_text, placement, positive, progress_bar, table
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
+    from nllb_prune.evaluation.evaluation import Evaluation
+    from nllb_prune.evaluation.measuring import Measuring
+    from nllb_prune.evaluation.summary import Summary
     from nllb_prune.masks import MaskSet
 
-HELP = "translate and score with the full model and within masks"
+HELP = "translate, score and look for hallucinations with the full model and within masks"
 EXAMPLE = "nllb-prune evaluate mini --masks masks.json --directions 'eng_Latn-*,*-eng_Latn' --output scores"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    add_model(parser)
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="`mini` (embedded), a folder, or a Hub id")
+    add_placement(parser)
     add_text(parser, split="test")
+    _add_configurations(parser)
+    _add_measures(parser)
+    add_detectors(parser)
+    _add_judgement(parser)
+    _add_run(parser)
+    _detect_only.add_arguments(parser)
+
+
+def _add_configurations(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks",
         action="append",
@@ -39,78 +49,181 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dense", metavar="MODEL", help="a dense model to score beside it, as `mini-dense`")
     parser.add_argument("--no-full", action="store_true", help="leave the full model out")
-    parser.add_argument("--baseline", help="configuration to compare with (default: full)")
-    parser.add_argument("--beams", type=positive, default=1, help="1 (default) is greedy")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="results, and `summary.json`")
-    parser.add_argument("--restart", action="store_true", help="make results of other settings again")
+    parser.add_argument("--baseline", help="configuration to compare with (default: the first)")
+    parser.add_argument("--beams", type=positive, help="1 (default) is greedy")
+    parser.add_argument(
+        "--suite", metavar="NAME", help="a named evaluation: mini, mini-budgets, paper30, paper53, nllb202, or a .toml"
+    )
+    parser.add_argument("--needs", action="store_true", help="say what the suite would need, and stop")
+    parser.add_argument("--statistics", type=Path, metavar="FILE", help="to plan the suite's masks from")
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--spbleu-model",
+        type=Path,
+        metavar="FILE",
+        help="sentencepiece model of spBLEU (default: sacrebleu's, if cached)",
+    )
+    parser.add_argument(
+        "--no-fidelity", action="store_true", help="leave out the comparison with the full model token by token"
+    )
+
+
+def _add_judgement(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=WARN/REJECT",
+        help="of the verdict, as in mean_loss=0.5/2; may be repeated",
+    )
+    parser.add_argument(
+        "--test", choices=("bootstrap", "randomisation"), default="bootstrap", help="for p (default: bootstrap)"
+    )
+    parser.add_argument("--resamples", type=positive, default=1000, help="of the bootstrap (default: 1000)")
+    parser.add_argument("--seed", type=int, default=12345, help="of the tests (default: 12345, as in sacrebleu)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="DIR", help="results, and `summary.json`")
+    parser.add_argument("--force", action="store_true", help="make all results again")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--ray", metavar="ADDRESS", help="spread the work over a Ray cluster; `local` starts one here")
+    parser.add_argument("--workers", type=positive, default=2, help="processes on the cluster (default: 2)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the summary and print its table."""
+    if options.detect_only is not None:
+        _detect_only.run(options)
+        return
+    job = job_of(options)
+    if job is None:
+        return
+    if options.output is None:
+        raise UsageError("`--output` must be given, but is missing.")
+    summary = _evaluate(job, options)
+    if options.json:
+        print(json.dumps(summary.to_json(), sort_keys=True))
+    else:
+        show(summary)
+
+
+def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
+    from nllb_prune.evaluation.comparing import Testing
+    from nllb_prune.evaluation.detectors import UNLIKELY
+    from nllb_prune.evaluation.flagging import fitted
+    from nllb_prune.evaluation.summarise import summarise
+    from nllb_prune.evaluation.verdict import parse_limits
+    from nllb_prune.model.source import load_tokenizer
+    from nllb_prune.tokenization import known_languages
+
+    limits, testing = parse_limits(options.limit), Testing(options.test, options.resamples, seed=options.seed)
+    baseline = options.baseline or job.names[0]
+    if baseline not in job.names:
+        raise UsageError(f"`--baseline` must be one of {', '.join(job.names)}, but is {baseline} instead.")
+    measuring = measuring_of(options, known_languages(load_tokenizer(job.model)))
+    evaluation = _results(job, options, measuring)
+    evaluation.save()
+    detectors = measuring.detectors
+    if UNLIKELY not in parse_thresholds(options.threshold):
+        detectors = fitted(detectors, evaluation.of_configuration(baseline))
+    summary = summarise(
+        evaluation,
+        job.text,
+        detectors=detectors,
+        baseline=baseline,
+        limits=limits,
+        testing=testing,
+        progress=progress_bar("summing up"),
+    )
+    summary.save(options.output / "summary.json")
+    return summary
+
+
+def _results(job: Job, options: argparse.Namespace, measuring: Measuring) -> Evaluation:
+    evaluate = _on_ray(options) if options.ray else _here(options)
+    run_one = partial(_run, job, options, measuring, evaluate)
+    found = run_one(job.model, job.configurations, "evaluating")
+    if job.dense is None:
+        return found
+    return found.joined(run_one(job.dense, {"dense": None}, "evaluating dense"))
+
+
+def _run(
+    job: Job,
+    options: argparse.Namespace,
+    measuring: Measuring,
+    evaluate: Callable[..., Evaluation],
+    model: str,
+    configurations: Mapping[str, MaskSet | None],
+    what: str,
+) -> Evaluation:
+    from nllb_prune.evaluation.evaluate import Search
+
+    return evaluate(
+        model,
+        text=job.text,
+        directions=job.directions,
+        configurations=configurations,
+        folder=options.output,
+        measuring=measuring,
+        sentences=job.sentences,
+        search=Search(beams=job.beams),
+        force=options.force,
+        progress=progress_bar(what),
+        told=_tell,
+    )
+
+
+def _here(options: argparse.Namespace) -> Callable[..., Evaluation]:
     from nllb_prune.evaluation.evaluate import evaluate
-    from nllb_prune.evaluation.summary import HEADER, summarise, table_rows
     from nllb_prune.model.loading import load_model
     from nllb_prune.model.source import load_tokenizer
 
-    configurations = _configurations(options)
-    baseline = options.baseline or next(iter(configurations))
-    known = [*configurations, *(["dense"] if options.dense else [])]
-    if baseline not in known:
-        raise UsageError(f"`--baseline` must be one of {', '.join(known)}, but is {baseline} instead.")
-    tokenizer = load_tokenizer(options.model)
-    text = open_text(options)
-    directions = directions_of(options, text, tokenizer)
-    results = evaluate(
-        load_model(options.model, **placement(options)),
-        tokenizer,
-        text,
-        directions,
-        configurations,
-        folder=options.output,
-        sentences=options.sentences,
-        beams=options.beams,
-        restart=options.restart,
-        progress=progress_bar("evaluating"),
-    )
-    if options.dense:
-        results += evaluate(
-            load_model(options.dense, **placement(options)),
-            load_tokenizer(options.dense),
-            text,
-            directions,
-            {"dense": None},
-            folder=options.output,
-            sentences=options.sentences,
-            beams=options.beams,
-            restart=options.restart,
-            progress=progress_bar("evaluating dense"),
-        )
-    summary = summarise(results, baseline=baseline)
-    summary.save(options.output / "summary.json")
-    if options.json:
-        print(json.dumps(summary.to_json(), sort_keys=True))
-        return
+    def here(model: str, **how: Any) -> Evaluation:
+        return evaluate(load_model(model, **placement(options)), load_tokenizer(model), **how)
+
+    return here
+
+
+def _on_ray(options: argparse.Namespace) -> Callable[..., Evaluation]:
+    from nllb_prune.evaluation.evaluate import evaluate_elsewhere
+    from nllb_prune.evaluation.on_ray import ray_mapper
+
+    gpus = 1.0 if options.device.startswith("cuda") else 0.0
+    make_mapper = partial(ray_mapper, options.ray, options.workers, threads=options.threads or 1, gpus=gpus)
+    return partial(evaluate_elsewhere, make_mapper=make_mapper, **placement(options))
+
+
+def show(summary: Summary) -> None:
+    """Print the table, the verdicts and how the numbers were made."""
+    from nllb_prune.evaluation.table import HEADER, table_rows
+
     print(table(HEADER, table_rows(summary)))
-    print(f"\n{len(directions)} directions, {summary.sentences} sentences each; p against {summary.baseline}")
-    for metric, signatures in summary.signatures.items():
-        print(f"{metric}: {'; '.join(signatures)}")
+    first = summary.configurations[0]
+    print(f"\n{len(first.directions)} directions, {summary.sentences} sentences each; against {summary.baseline}")
+    for each in summary.configurations:
+        if each.verdict is not None:
+            print(f"{each.name}: {each.verdict.outcome}")
+            for reason in each.verdict.reasons:
+                print(f"  {reason}")
+    print()
+    for name, signatures in summary.signatures.items():
+        print(f"{name}: {'; '.join(signatures)}")
 
 
-def _configurations(options: argparse.Namespace) -> dict[str, MaskSet | None]:
-    """Return the masks of each configuration by its name, which names a folder of results too."""
-    from nllb_prune.masks import MaskSet
+def measuring_of(options: argparse.Namespace, languages: Sequence[str]) -> Measuring:
+    """Return what is measured, and say what is left out."""
+    from nllb_prune.evaluation.measuring import Measuring
+    from nllb_prune.evaluation.spbleu import find_spbleu, spbleu_missing
 
-    configurations: dict[str, MaskSet | None] = {} if options.no_full else {"full": None}
-    for text in options.masks:
-        given, _, file = text.rpartition("=")
-        name = given or Path(file).stem
-        if name in (*configurations, "full", "dense") or Path(name).name != name or name == "..":
-            raise UsageError(
-                f"`--masks` must give each configuration a name of its own, as in `NAME={file}`, other than full and "
-                f"dense and without slashes, but gives {name} instead."
-            )
-        configurations[name] = MaskSet.load(Path(file))
-    if not configurations:
-        raise UsageError("`--masks` must name at least one configuration with `--no-full`, but names none.")
-    return configurations
+    spbleu = find_spbleu(options.spbleu_model)
+    if spbleu is None:
+        _tell(spbleu_missing())
+    return Measuring(detectors=detectors_of(options, languages), spbleu=spbleu, fidelity=not options.no_fidelity)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,26 +1,33 @@
-"""Translate and score a work list: every configuration in every direction, in one process, without reloading."""
+"""`evaluate`: text and masks to results, every configuration in every direction, without reloading the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from nllb_prune.corpus import ParallelText
-from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.overgeneration import measure
-from nllb_prune.evaluation.results import DirectionResult
-from nllb_prune.evaluation.scores import score
-from nllb_prune.generation.decode import POSITIONS, ROWS
-from nllb_prune.generation.translate import translate
-from nllb_prune.languages import Direction, split_direction
+from nllb_prune.evaluation.evaluation import Evaluation
+from nllb_prune.evaluation.measuring import Measuring, usual_measuring
+from nllb_prune.evaluation.results import RESULT_FILES, DirectionResult
+from nllb_prune.evaluation.work import EvaluationItem, EvaluationWork, Search, in_order
+from nllb_prune.evaluation.worker import Worker
+from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import dtype_name
-from nllb_prune.model.routing import routing_of
-from nllb_prune.worklist import Progress, WorkItem, run_items
+from nllb_prune.model.loading import facts_of, load_facts, load_model
+from nllb_prune.model.source import load_tokenizer
+from nllb_prune.worklist import Mapper, Progress, StaleFile, compute_items, one_by_one, stale_reasons
+
+__all__ = ["Search", "evaluate", "evaluate_elsewhere"]
+
+Told = Callable[[str], None]
+MakeMapper = Callable[
+    [Callable[[], Callable[[EvaluationItem], DirectionResult]]], Mapper[EvaluationItem, DirectionResult]
+]
 
 
 def evaluate(
@@ -31,12 +38,17 @@ def evaluate(
     configurations: Mapping[str, MaskSet | None],
     *,
     folder: Path,
+    measuring: Measuring | None = None,
     sentences: int | None = None,
-    beams: int = 1,
-    restart: bool = False,
+    search: Search = Search(),  # noqa: B008 - frozen
+    force: bool = False,
     progress: Progress | None = None,
-) -> list[DirectionResult]:
-    """Translate and score the directions with each configuration.
+    told: Told | None = None,
+) -> Evaluation:
+    """Translate the directions with each configuration and measure the outputs.
+
+    There is one result file a configuration and direction: a killed run continues, and results of other settings are
+    made again; where only measures changed, the translations are kept.
 
     Args:
         model: From `load_model`, with all its experts (or dense, then with no masks).
@@ -44,76 +56,116 @@ def evaluate(
         text: Aligned lines to report on: never those the masks were calibrated on.
         directions: Source and target languages.
         configurations: Masks by name; `None` is the full model.
-        folder: One result file a configuration and direction, so that a killed run continues.
+        folder: Where the result files are.
+        measuring: What is measured; `usual_measuring` by default.
         sentences: Lines of each direction; all by default.
-        beams: 1 is greedy.
-        restart: Make results of other settings again.
-        progress: Wraps the loop over directions.
+        search: Beams and batches.
+        force: Make all results again.
+        progress: Wraps the loop over items.
+        told: Is told which results are made again and why.
 
     Raises:
-        UsageError: on masks of another model or without one of the languages, or results of other settings.
+        UsageError: on a pruned or masked model, masks of another one, or without one of the languages.
     """
-    text = text if sentences is None else text.head(sentences)
-    state = routing_of(model)
-    spec = state.spec
-    if state.resident is not None or any(stack.keep is not None for stack in state.stacks.values()):
-        raise UsageError("`model` must be the full one, but is pruned or has masks set; give them as configurations.")
-    for masks in configurations.values():
-        if masks is not None:
-            masks.check_model(spec)
-            for direction in directions:
-                masks.direction(*direction)  # a language without a mask is refused before the first translation
-    results: list[DirectionResult] = []
-    items = [WorkItem(f"{source}-{target}") for source, target in directions]
-    for name, masks in configurations.items():
-        _check_name(name)
-        compute = _Computation(model, tokenizer, text, name, masks, beams)
-        found = run_items(
-            items, folder / name, settings=compute.settings, compute=compute, restart=restart, progress=progress
-        )
-        results += [DirectionResult.from_json(content) for content in found]
-    return results
+    work = EvaluationWork(
+        facts=facts_of(model),
+        text=text if sentences is None else text.head(sentences),
+        directions=in_order(directions),
+        configurations=configurations,
+        search=search,
+        measuring=usual_measuring(tokenizer) if measuring is None else measuring,
+        folder=folder,
+    )
+    return _run(work, one_by_one(Worker(model, tokenizer, work)), force=force, progress=progress, told=told)
 
 
-def _check_name(name: str) -> None:
-    if Path(name).name != name or name.startswith("."):
-        raise UsageError(
-            f"`configurations` must be named without slashes, as folders are, but one is {name!r} instead."
-        )
+def evaluate_elsewhere(
+    model: str | Path,
+    text: ParallelText,
+    directions: Sequence[Direction],
+    configurations: Mapping[str, MaskSet | None],
+    *,
+    make_mapper: MakeMapper,
+    folder: Path,
+    measuring: Measuring,
+    sentences: int | None = None,
+    search: Search = Search(),  # noqa: B008 - frozen
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    told: Told | None = None,
+) -> Evaluation:
+    """Do what `evaluate` does with workers that load the model themselves, such as those of `on_ray.ray_mapper`.
+
+    Args:
+        model: Path or id, which all workers can read.
+        text: As in `evaluate`; from `ParallelText.open`, with files that all workers can read.
+        directions: As in `evaluate`.
+        configurations: As in `evaluate`.
+        make_mapper: Takes a picklable factory of what computes an item, and returns what runs several of them.
+        folder: As in `evaluate`; written by this process.
+        measuring: As in `evaluate`.
+        sentences: As in `evaluate`.
+        search: As in `evaluate`.
+        dtype: As in `load_model`.
+        device: As in `load_model`, of each worker.
+        force: As in `evaluate`.
+        progress: As in `evaluate`.
+        told: As in `evaluate`.
+
+    Raises:
+        UsageError: as `evaluate`.
+    """
+    work = EvaluationWork(
+        facts=load_facts(model, dtype=dtype, device=device),
+        text=text if sentences is None else text.head(sentences),
+        directions=in_order(directions),
+        configurations=configurations,
+        search=search,
+        measuring=measuring,
+        folder=folder,
+    )
+    factory = WorkerFactory(str(model), dtype, device, work)
+    return _run(work, make_mapper(factory), force=force, progress=progress, told=told)
 
 
 @dataclass(frozen=True, slots=True)
-class _Computation:
-    model: nn.Module
-    tokenizer: Any
-    text: ParallelText
-    name: str
-    masks: MaskSet | None
-    beams: int
+class WorkerFactory:
+    """Loads the model where the work is done; can be pickled."""
 
-    def settings(self, item: WorkItem) -> dict[str, Any]:
-        """Return what the result of a direction depends on."""
-        return {
-            "model": routing_of(self.model).identity,
-            "masks": None if self.masks is None else self.masks.signature,
-            "text": [self.text.digest(code) for code in split_direction(item.id)],
-            "beams": self.beams,
-            "dtype": dtype_name(self.model),
-            "in_flight": [ROWS, POSITIONS],
-        }
+    model: str
+    dtype: torch.dtype | None
+    device: str | None
+    work: EvaluationWork
 
-    def __call__(self, item: WorkItem) -> dict[str, Any]:
-        source, target = split_direction(item.id)
-        sources, references = self.text.lines(source), self.text.lines(target)
-        hypotheses = translate(
-            self.model, self.tokenizer, sources, source=source, target=target, masks=self.masks, beams=self.beams
-        )
-        return DirectionResult(
-            self.name,
-            source,
-            target,
-            1.0 if self.masks is None else self.masks.kept_fraction(source, target),
-            tuple(hypotheses),
-            score(hypotheses, references, target=target),
-            measure(hypotheses, references, sources=sources, source=source, target=target),
-        ).to_json()
+    def __call__(self) -> Callable[[EvaluationItem], DirectionResult]:
+        """Return what computes an item."""
+        model = load_model(self.model, dtype=self.dtype, device=self.device)
+        return Worker(model, load_tokenizer(self.model), self.work)
+
+
+def _run(
+    work: EvaluationWork,
+    mapper: Mapper[EvaluationItem, DirectionResult],
+    *,
+    force: bool,
+    progress: Progress | None,
+    told: Told | None,
+) -> Evaluation:
+    def tell(files: Sequence[StaleFile]) -> None:
+        if told is not None:
+            told(f"{len(files)} result{'s' * (len(files) > 1)} made again: {stale_reasons(files)}")
+
+    compute_items(
+        work.items(),
+        work.folder,
+        settings=work.settings,
+        mapper=mapper,
+        results=RESULT_FILES,
+        stale="recompute",
+        on_stale=tell,
+        restart=force,
+        progress=progress,
+    )
+    return work.evaluation()

@@ -1,94 +1,167 @@
-"""From the results of directions to one line a configuration, compared with the full model."""
+"""`Summary`: what an evaluation says of each configuration, in numbers with intervals and tests, and its file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nllb_prune._files import read_json, write_json
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.results import DirectionResult
-from nllb_prune.evaluation.significance import Comparison, paired_bootstrap_over_directions
+from nllb_prune.evaluation.groups import ALL
 
-ENGLISH = "eng_Latn"
-_FORMAT, _VERSION = "nllb-prune/evaluation", 1
+_FORMAT, _VERSION = "nllb-prune/evaluation", 2
+
+Outcome = Literal["accepted", "accepted with warnings", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A difference to the baseline of the same sentences."""
+
+    value: float
+    """The configuration's figure minus the baseline's."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    p: float
+    """Two-sided: how often chance alone gives a difference as large."""
+    q: float
+    """p adjusted for all tests of its kind (Benjamini and Hochberg 1995)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its 95 % interval, and its change against the baseline."""
+
+    value: float
+    low: float
+    high: float
+    change: Change | None = None
+    """None for the baseline, and where nothing is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """A configuration over a group of directions; figures are unweighted means over directions."""
+
+    name: str
+    directions: int
+    figures: Mapping[str, Figure]
+    """By name: metrics (`chrf`, `bleu`, `spbleu`), those of `surface.MEASURES`, `mean_length_ratio`,
+    `mean_log_probability`, and rates of detectors by their names: `any` is of all but `unlikely`; `off-target raw` and
+    `off-target of references` are what `off-target` is the difference of; `detached raw` is by the reference alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectionSummary:
-    """The numbers of one configuration in one direction."""
+    """A configuration in one direction."""
 
     source: str
     target: str
     kept: float
-    chrf: float
-    bleu: float
-    length_ratio: float
-    oscillating: float
-    repeat_rate: float
-    """Share of 4-grams that repeat an earlier one of the same output."""
-    long: float
+    figures: Mapping[str, float]
+    """By the names of groups' figures, and `high_length_ratio`: the 99th percentile of sentences."""
+    changes: Mapping[str, Change]
+    """Of metrics and `length_ratio`; q is over all directions of the configuration."""
+    fidelity: Mapping[str, float] | None = None
 
     @property
     def direction(self) -> str:
         """`source-target`."""
         return f"{self.source}-{self.target}"
 
-    @classmethod
-    def of(cls, result: DirectionResult) -> DirectionSummary:
-        """Take the numbers of a result."""
-        over = result.overgeneration
-        return cls(
-            result.source,
-            result.target,
-            result.kept,
-            result.scores.chrf.value,
-            result.scores.bleu.value,
-            over.length_ratio,
-            over.oscillating,
-            over.repeat_rate[4],
-            over.long,
-        )
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sentence that the configuration translates worse than the baseline."""
+
+    source: str
+    target: str
+    line: int
+    """From 1."""
+    text: str
+    reference: str
+    baseline: str
+    """Its output."""
+    output: str
+    chrf: float
+    """chrF++ of the sentence."""
+    baseline_chrf: float
+    flagged: tuple[str, ...]
+    """Detectors that flag this output and not the baseline's."""
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a configuration is good enough, and what speaks against it."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    """One line for each limit that is passed, the graver first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationSummary:
-    """One configuration over all directions; means are unweighted over directions."""
+    """One configuration."""
 
     name: str
+    baseline: str | None
+    """What it is compared with; None for the baseline itself."""
+    kept: float
+    """Mean over directions of the share of experts in use."""
+    weight_bytes: int
+    """Largest direction's weights."""
+    plan: Mapping[str, Any]
+    """How its masks were planned: `granularity`, `criterion`, `ratio`, `signature`, `kept_experts`, `counts`."""
+    groups: tuple[GroupSummary, ...]
     directions: tuple[DirectionSummary, ...]
-    comparison: Comparison | None
-    """chrF++ against the baseline; `None` for the baseline itself."""
-    worst: tuple[str, float] | None
-    """Direction that loses the most chrF++ against the baseline, and how much it gains (negative: loses)."""
+    fidelity: Mapping[str, float] | None
+    """Over all sentences of all directions."""
+    examples: tuple[Example, ...]
+    verdict: Verdict | None
 
-    def mean(self, field: str, *, among: Iterable[DirectionSummary] | None = None) -> float:
-        """Return the mean of a number over all directions, or over those given; 0 of none."""
-        values = [getattr(d, field) for d in (self.directions if among is None else among)]
-        return sum(values) / len(values) if values else 0.0
+    def group(self, name: str = ALL) -> GroupSummary:
+        """Return a group of directions.
 
-    def out_of_english(self) -> list[DirectionSummary]:
-        """Return the directions out of English."""
-        return [d for d in self.directions if d.source == ENGLISH]
+        Raises:
+            UsageError: if the evaluation has no such group.
+        """
+        for each in self.groups:
+            if each.name == name:
+                return each
+        raise UsageError(f"`group` must be one of {', '.join(g.name for g in self.groups)}, but is {name} instead.")
 
-    def into_english(self) -> list[DirectionSummary]:
-        """Return the directions into English."""
-        return [d for d in self.directions if d.target == ENGLISH]
+    def figure(self, name: str, group: str = ALL) -> Figure:
+        """Return a figure of a group."""
+        return self.group(group).figures[name]
+
+    def worst(self, name: str = "chrf") -> DirectionSummary | None:
+        """Return the direction that loses most; none for the baseline."""
+        changed = [d for d in self.directions if name in d.changes]
+        return min(changed, key=lambda d: (d.changes[name].value, d.direction), default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Every configuration, and what the numbers are."""
+    """Every configuration, and how its numbers were made."""
 
+    model: str
     configurations: tuple[ConfigurationSummary, ...]
     baseline: str
     sentences: int
     """Of each direction."""
+    beams: int
+    test: Mapping[str, Any]
+    """`name` (bootstrap or randomisation), `resamples`, `seed`."""
     signatures: Mapping[str, tuple[str, ...]]
-    """sacrebleu's signatures by metric; BLEU has one for each tokenizer."""
+    """Of metrics (sacrebleu's; BLEU has one for each tokenizer) and of detectors."""
+    limits: Mapping[str, tuple[float, float]]
+    """Beyond which a configuration is warned of, and rejected, by name."""
+    versions: Mapping[str, str]
 
     def __getitem__(self, name: str) -> ConfigurationSummary:
         for configuration in self.configurations:
@@ -97,17 +170,21 @@ class Summary:
         known = ", ".join(c.name for c in self.configurations)
         raise UsageError(f"`configuration` must be one of {known}, but is {name} instead.")
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics that were scored, chrF++ first."""
+        figures = self.configurations[0].group().figures
+        return tuple(name for name in ("chrf", "bleu", "spbleu") if name in figures)
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Detectors whose rates are among the figures."""
+        figures = self.configurations[0].group().figures
+        return tuple(name for name in self.signatures if name in figures and name not in self.metrics)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "tool": f"nllb-prune {__version__}",
-            "baseline": self.baseline,
-            "sentences": self.sentences,
-            "signatures": {metric: list(found) for metric, found in self.signatures.items()},
-            "configurations": [asdict(configuration) for configuration in self.configurations],
-        }
+        return {"format": _FORMAT, "version": _VERSION, "tool": f"nllb-prune {__version__}", **asdict(self)}
 
     def save(self, path: Path) -> None:
         """Write the JSON file."""
@@ -121,107 +198,59 @@ class Summary:
             UsageError: if it is missing or something else.
         """
         content = read_json(path, what="the summary of an evaluation")
-        if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (_FORMAT, _VERSION):
-            raise UsageError(f"`{path}` must be the summary of an evaluation (`{_FORMAT}` {_VERSION}), but is not.")
-        return cls(
-            tuple(_configuration(each) for each in content["configurations"]),
-            content["baseline"],
-            content["sentences"],
-            {metric: tuple(found) for metric, found in content["signatures"].items()},
-        )
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise UsageError(f"`{path}` must be the summary of an evaluation (`{_FORMAT}`), but is not.")
+        if content.get("version") != _VERSION:
+            raise UsageError(
+                f"`{path}` must have format version {_VERSION}, but has {content.get('version')} instead. "
+                "Evaluate again: results that fit are kept."
+            )
+        try:
+            return _summary(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"`{path}` must be the summary of an evaluation, but is damaged ({error!r}).") from None
+
+
+def _summary(content: Mapping[str, Any]) -> Summary:
+    return Summary(
+        model=content["model"],
+        configurations=tuple(_configuration(each) for each in content["configurations"]),
+        baseline=content["baseline"],
+        sentences=content["sentences"],
+        beams=content["beams"],
+        test=content["test"],
+        signatures={name: tuple(found) for name, found in content["signatures"].items()},
+        limits={name: (warn, reject) for name, (warn, reject) in content["limits"].items()},
+        versions=content["versions"],
+    )
 
 
 def _configuration(content: Mapping[str, Any]) -> ConfigurationSummary:
-    comparison, worst = content["comparison"], content["worst"]
+    verdict = content["verdict"]
     return ConfigurationSummary(
-        content["name"],
-        tuple(DirectionSummary(**direction) for direction in content["directions"]),
-        None if comparison is None else Comparison.from_json(comparison),
-        None if worst is None else (worst[0], worst[1]),
+        name=content["name"],
+        baseline=content["baseline"],
+        kept=content["kept"],
+        weight_bytes=content["weight_bytes"],
+        plan=content["plan"],
+        groups=tuple(_group(each) for each in content["groups"]),
+        directions=tuple(_direction(each) for each in content["directions"]),
+        fidelity=content["fidelity"],
+        examples=tuple(Example(**{**each, "flagged": tuple(each["flagged"])}) for each in content["examples"]),
+        verdict=None if verdict is None else Verdict(verdict["outcome"], tuple(verdict["reasons"])),
     )
 
 
-def summarise(results: Sequence[DirectionResult], *, baseline: str = "full") -> Summary:
-    """Sum up results of equal directions for every configuration; the baseline may be any of them.
-
-    Raises:
-        UsageError: if there are no results, or the baseline is not among them.
-    """
-    names = list(dict.fromkeys(result.configuration for result in results))
-    if baseline not in names:
-        raise UsageError(
-            f"`baseline` must be one of {', '.join(names) or 'no configuration'}, but is {baseline} instead."
-        )
-    by_name = {name: {r.direction: r for r in results if r.configuration == name} for name in names}
-    signatures: dict[str, set[str]] = {"chrF++": set(), "BLEU": set()}
-    for result in results:
-        signatures["chrF++"].add(result.scores.chrf.signature)
-        signatures["BLEU"].add(result.scores.bleu.signature)
-    return Summary(
-        tuple(_compared(name, by_name[name], None if name == baseline else by_name[baseline]) for name in names),
-        baseline,
-        results[0].scores.sentences,
-        {metric: tuple(sorted(found)) for metric, found in signatures.items()},
-    )
+def _group(content: Mapping[str, Any]) -> GroupSummary:
+    figures = {name: _figure(each) for name, each in content["figures"].items()}
+    return GroupSummary(content["name"], content["directions"], figures)
 
 
-def _compared(
-    name: str, results: Mapping[str, DirectionResult], baseline: Mapping[str, DirectionResult] | None
-) -> ConfigurationSummary:
-    directions = tuple(DirectionSummary.of(result) for result in results.values())
-    if baseline is None:
-        return ConfigurationSummary(name, directions, None, None)
-    comparison = compare(results, baseline)
-    gains = {d: r.scores.chrf.value - baseline[d].scores.chrf.value for d, r in results.items()}
-    worst = min(gains, key=lambda direction: gains[direction])
-    return ConfigurationSummary(name, directions, comparison, (worst, gains[worst]))
+def _figure(content: Mapping[str, Any]) -> Figure:
+    change = content["change"]
+    return Figure(content["value"], content["low"], content["high"], None if change is None else Change(**change))
 
 
-def compare(system: Mapping[str, DirectionResult], baseline: Mapping[str, DirectionResult]) -> Comparison:
-    """Compare the mean chrF++ over directions of two configurations by paired bootstrap."""
-    return paired_bootstrap_over_directions(
-        {direction: result.scores.chrf_statistics for direction, result in system.items()},
-        {direction: result.scores.chrf_statistics for direction, result in baseline.items()},
-        metric="chrf",
-    )
-
-
-HEADER = (
-    "configuration",
-    "kept",
-    "chrF++",
-    "out of eng",
-    "into eng",
-    "lowest",
-    "BLEU",
-    "length",
-    "osc. %",
-    "repeat %",
-    "worst loss",
-    "p",
-)
-
-
-def table_rows(summary: Summary) -> list[tuple[str, ...]]:
-    """Return the lines of the table people look at first, under `HEADER`."""
-    rows: list[tuple[str, ...]] = []
-    for c in summary.configurations:
-        p = "" if c.comparison is None else f"{c.comparison.p_value:.3f}"
-        worst = "" if c.worst is None else f"{c.worst[0]} {c.worst[1]:+.1f}"
-        rows.append(
-            (
-                c.name,
-                f"{c.mean('kept'):.1%}",
-                f"{c.mean('chrf'):.2f}",
-                f"{c.mean('chrf', among=c.out_of_english()):.2f}",
-                f"{c.mean('chrf', among=c.into_english()):.2f}",
-                f"{min(d.chrf for d in c.directions):.2f}",
-                f"{c.mean('bleu'):.2f}",
-                f"{c.mean('length_ratio'):.3f}",
-                f"{100 * c.mean('oscillating'):.1f}",
-                f"{100 * c.mean('repeat_rate'):.1f}",
-                worst,
-                p,
-            )
-        )
-    return rows
+def _direction(content: Mapping[str, Any]) -> DirectionSummary:
+    changes = {name: Change(**each) for name, each in content["changes"].items()}
+    return DirectionSummary(**{**content, "changes": changes})

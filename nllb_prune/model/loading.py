@@ -20,7 +20,7 @@ from nllb_prune.masks import ExpertMask, MaskSet
 from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.expert_bank import ExpertBank
 from nllb_prune.model.families import Family, family_of
-from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing, follow_padding
+from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing, follow_padding, routing_of
 from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.model.spec import Fingerprint, ModelSpec, ParameterCounts
@@ -126,8 +126,53 @@ def load_model(
     state.spec = spec = dataclasses.replace(spec, parameters=_parameter_counts(model, family, spec))
     attach_routing(model, state)
     _finish(model, folder, config, state)
-    state.name, state.identity = model_name(path_or_id), _identity(model, spec)
+    state.name, state.identity = model_name(path_or_id), _identity(cast(Any, model).get_input_embeddings().weight, spec)
     return model
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What results of a full model depend on and what they are compared by, without its weights."""
+
+    name: str
+    identity: str
+    dtype: str
+    spec: ModelSpec
+    """With fingerprint and parameter counts."""
+
+
+def facts_of(model: nn.Module) -> ModelFacts:
+    """Describe a loaded model.
+
+    Raises:
+        UsageError: if it is pruned or has masks set.
+    """
+    state = routing_of(model)
+    if state.resident is not None or any(stack.keep is not None for stack in state.stacks.values()):
+        raise UsageError("`model` must be the full one, but is pruned or has masks set; give them as configurations.")
+    return ModelFacts(state.name, state.identity, dtype_name(model), state.spec)
+
+
+def load_facts(
+    path_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> ModelFacts:
+    """Describe what `load_model` would load, reading only routers and the embedding."""
+    folder = model_folder(path_or_id)
+    config = read_config(folder)
+    family = family_of(config)
+    spec, meta = family.spec(config), torch.device("meta")
+    first = family.tied(config)[0]
+    wanted = _router_names(family, spec) | set(first)
+    fetch_weights(path_or_id, folder, lambda name: _prefixed(name, family) in wanted)
+    with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
+        spec = _fingerprinted(family, spec, checkpoint)
+        stored = _read(checkpoint, next((name for name in first if name in checkpoint), first[0]))
+        if dtype is None:
+            dtype = torch.float32 if torch.device(device or "cpu").type == "cpu" else stored.dtype
+        model, _ = _assemble(family, spec, config, kept=None, dtype=dtype, device=meta)
+        identity = _identity(stored.to(dtype), spec)
+    spec = dataclasses.replace(spec, parameters=_parameter_counts(model, family, spec))
+    return ModelFacts(model_name(path_or_id), identity, str(dtype).removeprefix("torch."), spec)
 
 
 def _parameter_counts(model: nn.Module, family: Family, spec: ModelSpec) -> ParameterCounts:
@@ -143,9 +188,9 @@ def _parameter_counts(model: nn.Module, family: Family, spec: ModelSpec) -> Para
     return ParameterCounts(dense=dense, router=router, expert=expert)
 
 
-def _identity(model: Any, spec: ModelSpec) -> str:
+def _identity(embedding: Tensor, spec: ModelSpec) -> str:
     """Hash the fingerprint and a thousand values spread over the embedding."""
-    embedding = model.get_input_embeddings().weight.flatten()
+    embedding = embedding.flatten()
     sample = embedding[:: max(1, embedding.numel() // 1024)].float().cpu()
     fingerprint = spec.fingerprint.short if spec.fingerprint is not None else ""
     return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes()).hexdigest()[:16]

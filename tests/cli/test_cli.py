@@ -17,7 +17,6 @@ from nllb_prune import __version__
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.cli import VERBS, main, parser
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.summary import Summary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_spec
 from nllb_prune.model.source import embedded_text
@@ -117,25 +116,6 @@ def test_plan(works, flow, tmp_path):
     )  # fmt: skip
     assert told["signature"] == MaskSet.load(tmp_path / "other.json").signature
     assert told["plan"]["criterion"] == "frequency"
-
-
-def test_evaluate(works, fails, flow, tmp_path):
-    output = tmp_path / "scores"
-    arguments = ("evaluate", "mini", "--directions", BOTH, "--sentences", 3, "--output", output)
-    out = works(*arguments, "--masks", f"small={flow / 'masks.json'}", "--masks", flow / "masks.json")
-    lines = out.splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["full", "small", "masks"]
-    assert "2 directions, 3 sentences each; p against full" in out
-    assert "chrF++: nrefs:1" in out
-    summary = Summary.load(output / "summary.json")
-    assert [c.name for c in summary.configurations] == ["full", "small", "masks"]
-    assert summary["small"].mean("kept") == 0.25
-    assert [d.chrf for d in summary["small"].directions] == [d.chrf for d in summary["masks"].directions]
-    for name in ("full", "small", "masks"):
-        assert len(list((output / name).glob("*.json"))) == 2
-    again = json.loads(works(*arguments, "--no-full", "--masks", f"small={flow / 'masks.json'}", "--json"))
-    assert again["baseline"] == "small"
-    assert "`beams` was 1 and is 2" in fails(*arguments, "--beams", 2)
 
 
 def test_translate(works, flow, tmp_path, monkeypatch):
@@ -240,10 +220,6 @@ def text_folder(path, **lines):
         (["inspect", "."], "folder with a `config.json`"),
         (["plan", "none", "--keep", "0.5", "--output", "m"], "no such file"),
         (["plan", ".", "--keep", "0.5", "--output", "m"], "no such file"),
-        (["evaluate", "mini", "--masks", "none.json", "--output", "s"], "no such file"),
-        (["evaluate", "mini", "--no-full", "--output", "s"], "at least one configuration"),
-        (["evaluate", "mini", "--baseline", "other", "--output", "s"], "`--baseline` must be one of full"),
-        (["evaluate", "mini", "--split", "devtest", "--output", "s"], "`split`"),
         (["masks", "show", "none.json"], "no such file"),
         (["masks", "show", "."], "is a folder"),
         (["masks", "import", "none.json", "--model", "mini", "--output", "m"], "no such file"),
@@ -313,7 +289,6 @@ def test_wrong_corpora(fails, tmp_path):
     assert "same number of lines" in line
     assert "1" in line
     assert "2" in line
-    assert "same number of lines" in fails("evaluate", "mini", "--text", misaligned, "--output", tmp_path / "scores")
     empty = text_folder(tmp_path / "empty")
     assert "names no language" in fails("calibrate", "mini", "--text", empty, *output)
     alone = text_folder(tmp_path / "alone", eng_Latn=["play"])
@@ -339,12 +314,8 @@ def test_masks_that_do_not_fit(fails, flow, tmp_path):
     ).save(other)
     translate = ("translate", "mini", "x", "--source", "en")
     assert "must belong to the model" in fails(*translate, "--target", "de", "--masks", other)
-    assert "must belong to the model" in fails("evaluate", "mini", "--masks", other, "--output", tmp_path / "s")
     assert "same layers" in fails("masks", "compare", other, flow / "masks.json")
     assert "must have a mask" in fails(*translate, "--target", "tr", "--masks", flow / "masks.json")
-    assert "must have a mask" in fails(
-        "evaluate", "mini", "--directions", "en-tr", "--masks", flow / "masks.json", "--output", tmp_path / "s"
-    )
     content = json.loads(masks.to_text())
     content["masks"]["encoder"]["eng_Latn"][1] = [5]
     few = tmp_path / "few.json"
@@ -357,13 +328,6 @@ def test_masks_that_do_not_fit(fails, flow, tmp_path):
     assert "must be a list of expert numbers 0 to 383" in fails(
         "masks", "import", index, "--model", "mini", "--output", tmp_path / "m"
     )
-
-
-@pytest.mark.parametrize("names", [["a=", "a="], ["", ""], ["full="], ["dense="], ["../up="], ["/tmp/up="]])
-def test_configurations_need_names_of_their_own(fails, flow, tmp_path, names):
-    given = [part for name in names for part in ("--masks", f"{name}{flow / 'masks.json'}")]
-    assert "a name of its own" in fails("evaluate", "mini", *given, "--output", tmp_path / "scores")
-    assert not (tmp_path / "scores").exists()
 
 
 def test_truncated_checkpoint(fails, tmp_path):
