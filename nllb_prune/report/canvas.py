@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ from nllb_prune.report.theme import Ramp, colour, on_page
 
 WIDTH = 440
 """Of a usual figure; one unit is one pixel of the page, as two stand side by side on a screen and one on a phone."""
+WIDE = 1020
+"""Of a figure that takes the whole column."""
 _LONGEST = 24  # characters of a label
 _SHADES = 49  # as many as the eye tells apart, odd so that zero has its own; fewer make smaller pictures
 
@@ -35,8 +37,10 @@ class Plot:
     """The colour scale to explain, if it has one."""
     ends: tuple[str, str] = ("", "")
     """What the two ends of the scale stand for."""
-    configurations: tuple[str, ...] = ()
-    """Whose colours to explain."""
+    keys: tuple[tuple[str, str], ...] = ()
+    """What (light) colours stand for: words and colour."""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """Where the cells of a matrix are and what they are of, for the page to tell what is under the pointer."""
 
 
 def short(label: str) -> str:
@@ -106,6 +110,7 @@ def _inline(document: str) -> str:
         text = re.sub(unwanted, "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1)
     text = re.sub(r' id="(?:[\w.]+_\d+|image\w+)"', "", text)
+    text = re.sub(r"font-family: [^;\"]*(?:; )?", "", text)
     text = re.sub(r"font: (?:(\d+) )?([\d.]+)px [^;\"]*", _font, text)
     text = re.sub(r"base64,\s+", "base64,", text).replace("xlink:href", "href")
     text = _with_schemes(text)

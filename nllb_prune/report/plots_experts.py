@@ -1,31 +1,28 @@
-"""Figures of experts and languages: importance, similarity, and the change of quality by source and target."""
+"""Figures of experts and languages: how important experts are to languages, and what languages share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from textwrap import wrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from nllb_prune.calibration.statistics import ExpertStatistics
-from nllb_prune.evaluation.summary import ENGLISH, ConfigurationSummary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.spec import Stack
 from nllb_prune.planning.criteria import importance
 from nllb_prune.planning.evidence import Evidence
 from nllb_prune.planning.similarity import jaccard_matrix
-from nllb_prune.report.canvas import WIDTH, Plot, draw, heat, label_room, short
-from nllb_prune.report.names import key_name, number
+from nllb_prune.report.canvas import Plot, draw, heat, label_room, short
+from nllb_prune.report.matrix import draw_matrix, label_step
+from nllb_prune.report.names import key_name
 from nllb_prune.report.ordering import by_strongest_row, leaf_order, overlap_distance
-from nllb_prune.report.theme import DIVERGING, SEQUENTIAL, Ramp, colour
-
-_PRINTED = 16  # languages up to which the numbers fit in their cells
-_DENSE_ENOUGH = 0.3  # share of the cells of a matrix that must be known
+from nllb_prune.report.theme import SEQUENTIAL, colour
 
 FloatArray = NDArray[np.float64]
+# Languages up to which rows are so high and their labels so large, in pixels.
+_ROWS = ((24, 19, 12.0), (60, 11, 10.0), (10_000, 4, 10.0))
 
 
 def importance_plots(statistics: ExpertStatistics, stack: Stack) -> list[Plot]:
@@ -45,16 +42,17 @@ def _importance(stack: Stack, layer: int, scores: FloatArray, names: Sequence[st
     title = f"{stack.name.capitalize()} layer {stack.layers[layer]}: importance of {stack.experts} experts"
     relative = scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-300)
     values = relative[:, by_strongest_row(relative)]
-    row = 19 if len(names) <= 24 else 11
+    row, size = next((row, size) for most, row, size in _ROWS if len(names) <= most)
+    labels = [short(name) for name in names]
 
     def paint(axes: Axes) -> None:
         heat(axes, values, SEQUENTIAL, low=0, high=1)
-        axes.set_yticks(range(len(names)), [short(name) for name in names])
-        axes.tick_params(axis="y", labelsize=min(12, row - 1), labelcolor=colour("ink"))
+        step = label_step(row, size)
+        axes.set_yticks(range(0, len(names), step), labels[::step])
+        axes.tick_params(axis="y", labelsize=size, labelcolor=colour("ink"))
         axes.set_xticks([])
 
-    size = min(12, row - 1)
-    left = label_room([short(name) for name in names], size)
+    left = label_room(labels, size)
     svg = draw(paint, name=title, height=row * len(names) + 12, left=left, bottom=6, right=4)
     return Plot(title, svg)
 
@@ -70,9 +68,10 @@ def similarity_plot(masks: MaskSet, stack: Stack) -> Plot | None:
     off = np.where(np.eye(len(order), dtype=bool), np.nan, matrix[np.ix_(order, order)])
     title = f"Shared {stack.name} experts by {stack.keyed_by} language (Jaccard)"
     low, high = float(np.nanmin(off)), max(float(np.nanmax(off)), float(np.nanmin(off)) + 0.01)
-    svg, width = _matrix(off, names, names, name=title, ramps=SEQUENTIAL, ends=(low, high), text=_share)
+    drawn = draw_matrix(off, names, names, name=title, ramps=SEQUENTIAL, ends=(low, high), text=_share)
     note = f"Random choices of this size would share about {_by_chance(masks, stack):.2f}."
-    return Plot(title, svg, note=note, width=width, scale="sequential", ends=(f"{low:.2f}", f"{high:.2f}"))
+    ends = (f"{low:.2f}", f"{high:.2f}")
+    return Plot(title, drawn.svg, note=note, width=drawn.width, scale="sequential", ends=ends)
 
 
 def _by_chance(masks: MaskSet, stack: Stack) -> float:
@@ -81,72 +80,5 @@ def _by_chance(masks: MaskSet, stack: Stack) -> float:
     return float(kept / (2 * stack.experts - kept))
 
 
-def change_plot(configuration: ConfigurationSummary, baseline: ConfigurationSummary) -> Plot | None:
-    """Return the change of chrF++ by source and target; none where the directions form no matrix."""
-    before = {d.direction: d.chrf for d in baseline.directions}
-    changes = {(d.source, d.target): d.chrf - before[d.direction] for d in configuration.directions}
-    sources, targets = (_ordered({pair[side] for pair in changes}) for side in (0, 1))
-    cells = len(sources) * len(targets) - len(set(sources) & set(targets))
-    if min(len(sources), len(targets)) < 3 or len(changes) < _DENSE_ENOUGH * cells:
-        return None
-    values = np.array([[changes.get((source, target), np.nan) for target in targets] for source in sources])
-    most = max(float(np.nanmax(np.abs(values))), 0.1)
-    title = f"Change of chrF++, {configuration.name} against {baseline.name}, by source (rows) and target (columns)"
-    rows, columns = ([key_name(code) for code in codes] for codes in (sources, targets))
-    text = partial(number, digits=1, sign=True)
-    svg, width = _matrix(values, rows, columns, name=title, ramps=DIVERGING, ends=(-most, most), text=text)
-    ends = (number(-most, 1), number(most, 1, sign=True))
-    note = "Empty cells were not measured."
-    return Plot(title, svg, note=note, width=width, scale="diverging", ends=ends)
-
-
-def _ordered(codes: set[str]) -> list[str]:
-    return sorted(codes, key=lambda code: (code != ENGLISH, key_name(code)))
-
-
 def _share(value: float) -> str:
     return f"{value:.2f}".removeprefix("0")
-
-
-def _matrix(
-    values: FloatArray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    name: str,
-    ramps: tuple[Ramp, Ramp],
-    ends: tuple[float, float],
-    text: Callable[[float], str],
-) -> tuple[str, int]:
-    """Return the SVG of a matrix of squares, and its width."""
-    row_labels, column_labels = _wrapped(rows, len(columns)), _wrapped(columns, len(columns))
-    left, bottom = label_room(row_labels, 12), label_room(column_labels, 12)
-    cell = max((WIDTH - left - 4) / len(columns), 14)
-    width, height = round(left + cell * len(columns) + 4), cell * len(rows) + bottom + 4
-
-    def paint(axes: Axes) -> None:
-        heat(axes, values, ramps, low=ends[0], high=ends[1])
-        axes.set_yticks(range(len(rows)), row_labels)
-        axes.set_xticks(range(len(columns)), column_labels, rotation=90)
-        axes.tick_params(labelcolor=colour("ink"), labelsize=12)
-        if max(values.shape) <= _PRINTED:
-            _print_values(axes, values, ends, text, size=min(11.5, cell * 0.34))
-
-    return draw(paint, name=name, height=height, left=left, bottom=bottom, top=4, right=4, width=width), width
-
-
-def _wrapped(labels: Sequence[str], count: int) -> list[str]:
-    """Break long labels where the cells leave room for two lines."""
-    return ["\n".join(wrap(short(label), 15)) if count <= 10 else short(label) for label in labels]
-
-
-def _print_values(
-    axes: Axes, values: FloatArray, ends: tuple[float, float], text: Callable[[float], str], *, size: float
-) -> None:
-    middle, half = sum(ends) / 2, (ends[1] - ends[0]) / 2
-    diverging = ends[0] < 0
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            strength = abs(value - middle) / half if diverging else (value - ends[0]) / (2 * half)
-            ink = colour("strong") if strength > 0.55 else colour("ink")
-            axes.text(column, row, text(value), ha="center", va="center", fontsize=size, color=ink)

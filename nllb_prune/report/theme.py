@@ -19,6 +19,11 @@ _ROLES = {
     "soft": ("#5d6875", "#9ba6b3"),
     "line": ("#e2e6eb", "#2d333b"),
     "strong": ("#fdfeff", "#0d1013"),
+    "good": ("#177245", "#4cc38a"),
+    "fair": ("#8f6200", "#e3b341"),
+    "bad": ("#b92d1b", "#ff8d7a"),
+    "loss": ("#d9752e", "#e0813f"),
+    "gain": ("#3b83c7", "#4a93d6"),
 }
 _BASELINE, _DENSE = ("#39434f", "#cdd5de"), ("#8a939e", "#868f9a")
 # Neighbours differ in lightness as well as in hue, for readers who see few hues.

@@ -1,13 +1,24 @@
 """Results of an evaluation as they might be: ten languages, 3 + 3 sparse layers of 64 experts, 30 directions."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nllb_prune.calibration.statistics import ExpertStatistics, empty_table
-from nllb_prune.evaluation.significance import Comparison, Estimate
-from nllb_prune.evaluation.summary import ConfigurationSummary, DirectionSummary, Summary
+from nllb_prune.evaluation.fidelity import MEASURES
+from nllb_prune.evaluation.groups import group_names, groups_of
+from nllb_prune.evaluation.summary import (
+    Change,
+    ConfigurationSummary,
+    DirectionSummary,
+    Example,
+    Figure,
+    GroupSummary,
+    Summary,
+)
+from nllb_prune.evaluation.verdict import judge
 from nllb_prune.languages import language_set
 from nllb_prune.model.spec import Fingerprint, ModelSpec, Stack
 from nllb_prune.planning.plan import plan
@@ -76,71 +87,156 @@ def _table(stack, weights, *, tokens):
     return table
 
 
-def _summary() -> Summary:
+FLAGGED = {"oscillation": (0.004, 0.05), "repetition": (0.002, 0.30), "off-target": (0.012, 0.02), "empty": (0.0, 0.0)}
+"""Of detectors: the rate of the full model, and what the growth of the length adds."""
+BYTES = 40_000_000
+LIMITS = {"mean_loss": (0.5, 2.0), "into_english_loss": (1.0, 3.0), "worst_loss": (3.0, 8.0), "bleu_loss": (1.0, 3.0)}
+LIMITS |= {"length_change": (0.03, 0.10), "rate_rise": (0.01, 0.03)}
+SIGNATURES = {
+    "chrf": ("nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2.5.1",),
+    "bleu": tuple(f"nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:exp|version:2.5.1" for tokenizer in ("13a", "zh")),
+    **{name: (f"{name}|t:2|version:1",) for name in FLAGGED},
+}
+
+
+def make_summary(
+    directions=DIRECTIONS, effects=EFFECTS, *, plans=PLANS, kept=None, sentences=400, spbleu=False, model="mini"
+) -> Summary:
+    """What an evaluation might say, from a fixed seed; `kept` is by configuration, a quarter for those that prune."""
     random = np.random.default_rng(11)
-    level = {code: 58 - 2.2 * n for n, code in enumerate(LANGUAGES)}
-    base = [0.5 * (level[s] + level[t]) - 12 * (t == "zho_Hans") + random.normal(0, 1.5) for s, t in DIRECTIONS]
-    found = {
-        name: [_direction(name, s, t, chrf, random) for (s, t), chrf in zip(DIRECTIONS, base, strict=True)]
-        for name in EFFECTS
-    }
-    signatures = {
-        "chrF++": ("nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2.5.1",),
-        "BLEU": tuple(
-            f"nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:exp|version:2.5.1" for tokenizer in ("13a", "zh")
-        ),
-    }
-    configurations = tuple(_configuration(name, found[name], found["full"]) for name in EFFECTS)
-    return Summary(configurations, "full", 400, signatures)
+    level = {code: 58 - 2.2 * (n % 14) for n, code in enumerate(dict.fromkeys(d[0] for d in directions))}
+    base = [0.5 * (level[s] + level[t]) - 12 * (t == "zho_Hans") + random.normal(0, 1.5) for s, t in directions]
+    shares = {name: 1.0 if name in ("full", "dense") else 0.25 for name in effects} | (kept or {})
+    full = [_direction(*pair, chrf, random, (0.0, 0.0), 1.0) for pair, chrf in zip(directions, base, strict=True)]
+    signatures = SIGNATURES | ({"spbleu": ("nrefs:1|case:mixed|eff:no|tok:flores200|version:2.5.1",)} if spbleu else {})
+    found = []
+    for name, effect in effects.items():
+        each = full if name == "full" else [
+            _direction(*pair, chrf, random, effect, shares[name]) for pair, chrf in zip(directions, base, strict=True)
+        ]  # fmt: skip
+        each = [_scored(d, spbleu) for d in each]
+        plan = plans.get(name) and _plan(plans[name], shares[name])
+        found.append(_configuration(name, each, [_scored(d, spbleu) for d in full], plan or {}, shares[name]))
+    return Summary(
+        model=model,
+        configurations=tuple(found),
+        baseline="full",
+        sentences=sentences,
+        beams=1,
+        test={"name": "paired bootstrap", "resamples": 1000, "seed": 12345},
+        signatures=signatures,
+        limits=LIMITS,
+        versions={"nllb-prune": "0.1.0", "sacrebleu": "2.5.1"},
+    )
 
 
-def _direction(name, source, target, chrf, random):
-    loss, growth = EFFECTS[name]
-    noise = 0.0 if name == "full" else random.normal(0, 0.25 + 0.2 * abs(loss))
+def _plan(options, kept):
+    encoder, decoder = map(float, options["ratio"].split(":"))
+    experts = round(kept * 384 / 3 / (encoder + decoder) * encoder)
+    counts = {"encoder": [experts] * 3, "decoder": [round(kept * 128) - experts] * 3}
+    return {
+        "granularity": options.get("granularity", "language"),
+        "criterion": options.get("criterion", "importance"),
+        "ratio": {"encoder": encoder, "decoder": decoder},
+        "signature": f"sha256:{options}",
+        "kept_experts": sum(map(sum, counts.values())),
+        "counts": counts,
+    }
+
+
+def _direction(source, target, chrf, random, effect, kept):
+    loss, growth = effect
+    noise = random.normal(0, 0.25 + 0.2 * abs(loss)) if loss else 0.0
     into = target == "eng_Latn"
     length = 1 + growth * (2.2 if into else 0.5) + random.normal(0, 0.012 + 0.2 * abs(growth))
-    return DirectionSummary(
-        source,
-        target,
-        kept=1.0 if name in ("full", "dense") else 0.25,
-        chrf=chrf + loss * (1.4 if into else 0.8) + noise,
-        bleu=0.55 * chrf + loss * (1.8 if into else 0.6) - 4,
-        length_ratio=length,
-        oscillating=max(0.0, 0.004 + 0.05 * growth),
-        repeat_rate=max(0.0, 0.021 + 0.09 * growth + random.normal(0, 0.002)),
-        long=max(0.0, 0.01 + 0.05 * growth),
+    figures = {
+        "chrf": chrf + loss * (1.4 if into else 0.8) + noise,
+        "bleu": 0.55 * chrf + loss * (1.8 if into else 0.6) - 4 + noise,
+        "length_ratio": length,
+        "over_2": max(0.0, 0.01 + 0.05 * growth),
+        "under_half": 0.004,
+        "repeat_rate_4": max(0.0, 0.021 + 0.09 * growth + random.normal(0, 0.002)),
+        **{name: max(0.0, rate + rise * growth) for name, (rate, rise) in FLAGGED.items()},
+        "any": max(0.0, 0.015 + 0.35 * growth),
+    }
+    return DirectionSummary(source, target, kept, figures, {})
+
+
+def _scored(direction, spbleu):
+    more = {"spbleu": direction.figures["bleu"] + 3.0} if spbleu else {}
+    return replace(direction, figures={**direction.figures, **more})
+
+
+def _change(value, width):
+    certain = abs(value) > width
+    return Change(value, value - width, value + width, *((1 / 1001, 0.002) if certain else (0.21, 0.3)))
+
+
+def _configuration(name, directions, baseline, plan, kept):
+    full = name == "full"
+    if not full:
+        directions = [_compared(d, b) for d, b in zip(directions, baseline, strict=True)]
+    groups = tuple(
+        _group(group, directions, baseline, compared=not full)
+        for group in group_names((d.source, d.target) for d in directions)
+    )
+    judged = None if full else judge(groups, directions, detectors=tuple(FLAGGED), limits=LIMITS)
+    fidelity = dict(zip(MEASURES, (0.08, 0.2, 0.0004, 0.03, 0.07, 0.91), strict=True))
+    return ConfigurationSummary(
+        name=name,
+        baseline=None if full else "full",
+        kept=kept,
+        weight_bytes=int(BYTES * (0.2 + 0.8 * kept)),
+        plan=plan,
+        groups=groups,
+        directions=tuple(directions),
+        fidelity=None if name in ("full", "dense") else fidelity,
+        examples=() if name in ("full", "dense") else EXAMPLES,
+        verdict=judged,
     )
 
 
-def _configuration(name, directions, baseline):
-    if name == "full":
-        return ConfigurationSummary(name, tuple(directions), None, None)
-    gains = {d.direction: d.chrf - b.chrf for d, b in zip(directions, baseline, strict=True)}
-    worst = min(gains, key=gains.__getitem__)
-    difference = float(np.mean(list(gains.values())))
-    system, reference = (float(np.mean([d.chrf for d in each])) for each in (directions, baseline))
-    comparison = Comparison(
-        "chrf",
-        Estimate(system, system, 0.6),
-        Estimate(reference, reference, 0.6),
-        difference,
-        low=difference - 0.31,
-        high=difference + 0.29,
-        p_value=0.031 if abs(difference) < 0.55 else 1 / 1001,
-        directions=len(directions),
-        sentences=400 * len(directions),
-        resamples=1000,
-        seed=12345,
-    )
-    return ConfigurationSummary(name, tuple(directions), comparison, (worst, gains[worst]))
+def _compared(direction, baseline):
+    names = [name for name in ("chrf", "bleu", "spbleu", "length_ratio") if name in direction.figures]
+    changes = {
+        name: _change(direction.figures[name] - baseline.figures[name], 0.03 if name == "length_ratio" else 0.8)
+        for name in names
+    }
+    return replace(direction, changes=changes)
+
+
+def _group(group, directions, baseline, *, compared):
+    chosen = [n for n, d in enumerate(directions) if group in groups_of((d.source, d.target))]
+    figures = {}
+    for name in directions[0].figures:
+        width = 0.3 if name in ("chrf", "bleu", "spbleu") else 0.004
+        value, before = (float(np.mean([each[n].figures[name] for n in chosen])) for each in (directions, baseline))
+        change = _change(value - before, width) if compared else None
+        figures[name] = Figure(value, max(0.0, value - 2 * width), value + 2 * width, change)
+    return GroupSummary(group, len(chosen), figures)
+
+
+EXAMPLES = (
+    Example(
+        "eng_Latn", "arb_Arab", 12, "wake me up at five", "أيقظني في الخامسة", "أيقظني الساعة الخامسة",
+        "الساعة الساعة الساعة الساعة", 12.3, 61.0, ("oscillation", "repetition"),
+    ),
+    Example("hin_Deva", "eng_Latn", 3, "संगीत बजाओ", "play <b>music</b>", "play music", "play " * 300, 4.0, 100.0, ()),
+)  # fmt: skip
 
 
 def make_inputs() -> SimpleNamespace:
     """The summary, the statistics and the masks by configuration, the names of all and how to make other statistics."""
     statistics = make_statistics()
     masks = {name: plan(statistics, kept=0.25, model_name="mini", **options) for name, options in PLANS.items()}
+    summary = make_summary()
+    scored = tuple(
+        replace(c, plan={**c.plan, "signature": masks[c.name].signature}) if c.name in masks else c
+        for c in summary.configurations
+    )
     return SimpleNamespace(
-        summary=_summary(),
+        summary=replace(summary, configurations=scored),
+        make_summary=make_summary,
         statistics=statistics,
         masks=masks,
         names=tuple(EFFECTS),
