@@ -110,9 +110,8 @@ def run(options: argparse.Namespace) -> None:
     _say("4/4 report\n")
     write_report(output / "report.html", summary=summary, statistics=statistics, masks=masks)
     print(table(HEADER, table_rows(summary)))
-    print(
-        f"\n`q` against `{summary.baseline}`: paired bootstrap over {len(directions)} directions, adjusted for their groups."
-    )
+    against = f"paired bootstrap against `{summary.baseline}` over {len(directions)} directions"
+    print(f"\n`q`: {against}, adjusted for the number of tests.")
     print(f"report: {output / 'report.html'} ({time.perf_counter() - started:.0f} s in all)")
 
 

@@ -21,7 +21,6 @@ from nllb_prune.evaluation.flagging import Flags, flag
 from nllb_prune.evaluation.groups import group_names, groups_of
 from nllb_prune.evaluation.multiple_tests import q_values
 from nllb_prune.evaluation.quantities import Counts, counts_of
-from nllb_prune.evaluation.randomisation import Swaps
 from nllb_prune.evaluation.resampling import Draws, Samples
 from nllb_prune.evaluation.results import DirectionResult
 from nllb_prune.evaluation.summary import Change, ConfigurationSummary, DirectionSummary, Summary
@@ -58,7 +57,7 @@ def summarise(
     if baseline not in evaluation.configurations:
         known = ", ".join(evaluation.configurations) or "no configuration"
         raise UsageError(f"`baseline` must be one of {known}, but is {baseline} instead.")
-    draws, swaps = Draws(testing.resamples, testing.seed), Swaps(testing.trials, testing.seed)
+    draws, swaps = Draws(testing.resamples, testing.seed), testing.swaps()
     running = {name: _Running(name, Comparing(testing, draws, swaps)) for name in evaluation.configurations}
     signatures: dict[str, set[str]] = {}
     sentences = 0

@@ -26,7 +26,7 @@ def test_demo_makes_every_result_and_continues(tmp_path, capsys):
     summary = Summary.load(tmp_path / "summary.json")
     assert tuple(each.name for each in summary.configurations) == CONFIGURATIONS
     assert all(len(each.directions) == 30 for each in summary.configurations)
-    assert [len(summary["full"].out_of_english()), len(summary["full"].into_english())] == [9, 9]
+    assert [summary["full"].group(name).directions for name in ("out of English", "into English")] == [9, 9]
     assert all(re.search(rf"^{re.escape(name)} ", output, re.MULTILINE) for name in CONFIGURATIONS)
     for name, counts in (("per-language", (24, 8)), ("per-language-1-1", (16, 16)), ("random", (24, 8))):
         masks = MaskSet.load(tmp_path / "masks" / f"{name}.json")

@@ -116,7 +116,8 @@ def test_without_a_model_of_spbleu_it_is_left_out_and_one_is_told(cli, arguments
 def test_tests_and_limits_can_be_chosen(works, arguments):
     options = ("--test", "randomisation", "--resamples", 50, "--seed", 3, "--limit", "mean_loss=50/60")
     found = json.loads(works(*arguments, *options, "--json"))
-    assert found["test"] == {"name": "paired randomisation", "resamples": 50, "trials": 10000, "seed": 3}
+    name = "paired randomisation"
+    assert found["test"] == {"name": name, "rates": name, "resamples": 50, "trials": 10000, "seed": 3}
     assert found["limits"]["mean_loss"] == [50, 60]
 
 

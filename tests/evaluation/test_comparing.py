@@ -12,7 +12,6 @@ from nllb_prune.evaluation import comparing as module
 from nllb_prune.evaluation.comparing import Comparing, sample
 from nllb_prune.evaluation.multiple_tests import q_values
 from nllb_prune.evaluation.quantities import Counts
-from nllb_prune.evaluation.randomisation import Swaps
 from nllb_prune.evaluation.resampling import Draws
 
 RESAMPLES, TRIALS, SEED = 200, 300, 5
@@ -36,7 +35,7 @@ def counts(**flags):
 
 def comparing(test="bootstrap", **options):
     testing = module.Testing(test=test, resamples=RESAMPLES, trials=TRIALS, seed=SEED)
-    return Comparing(testing, Draws(RESAMPLES, SEED), Swaps(TRIALS, SEED), **options)
+    return Comparing(testing, Draws(RESAMPLES, SEED), testing.swaps(), **options)
 
 
 def take_in(found, ours, theirs=None, *, groups=("all",)):
@@ -101,8 +100,20 @@ def test_a_rate_its_interval_and_its_change():
     assert (figure.low, figure.high) == pytest.approx(ends(resampled(ours)))
     assert figure.change.value == pytest.approx(ours.mean() - theirs.mean())
     assert (figure.change.low, figure.change.high) == pytest.approx(ends(differences))
-    assert figure.change.p == pytest.approx(p_of_bootstrap(differences, ours.mean() - theirs.mean()))
+    assert figure.change.p == pytest.approx(p_of_swaps(ours, theirs, ties=True, trials=RESAMPLES))
     assert figure.change.q == figure.change.p
+
+
+def test_few_flags_are_as_little_evidence_as_the_sign_test_says():
+    ours = np.zeros(200)
+    ours[:5] = 1  # of five that differ, all one way: 2 / 2**5
+    testing = module.Testing(seed=SEED)
+    found = Comparing(testing, Draws(1000, SEED), testing.swaps())
+    take_in(found, counts(script=ours), counts(script=np.zeros(200)))
+    change = found.groups(["all"])[0].figures["script"].change
+    assert change.p == pytest.approx(0.0625, abs=0.02)
+    differences = Draws(1000, SEED).weights(200) @ ours / 200
+    assert p_of_bootstrap(differences, 5 / 200) < 0.04
 
 
 def test_changes_of_a_direction_are_of_scores_and_length_alone():
@@ -144,9 +155,9 @@ def test_means_over_directions_are_unweighted():
     pairs = [(flags_of(n, size, uncounted=0.2), flags_of(n + 9, size, 0.2, 0.2)) for n, size in enumerate(lines)]
     found = comparing()
     for ours, theirs in pairs:
-        take_in(found, counts(script=ours), counts(script=theirs))
+        take_in(found, counts(chrf=ours), counts(chrf=theirs))
     (group,) = found.groups(["all"])
-    figure = group.figures["script"]
+    figure = group.figures["chrf"]
     means = np.nanmean([resampled(ours) for ours, _ in pairs], axis=0)
     differences = means - np.nanmean([resampled(theirs) for _, theirs in pairs], axis=0)
     difference = np.mean([np.nanmean(ours) - np.nanmean(theirs) for ours, theirs in pairs])
@@ -234,13 +245,13 @@ def test_q_is_over_all_groups_and_rates_together():
 # randomisation
 
 
-def p_of_swaps(ours, theirs, *, ties):
-    chosen = np.random.default_rng(SEED).integers(2, size=(TRIALS, len(ours)), dtype=np.bool_)
+def p_of_swaps(ours, theirs, *, ties, trials=TRIALS):
+    chosen = np.random.default_rng(SEED).integers(2, size=(trials, len(ours)), dtype=np.bool_)
     observed, larger = abs(np.mean(ours) - np.mean(theirs)), 0
     for swap in chosen:
         difference = abs(np.mean(np.where(swap, theirs, ours)) - np.mean(np.where(swap, ours, theirs)))
         larger += difference > observed + 1e-9 or (ties and difference > observed - 1e-9)
-    return (larger + 1) / (TRIALS + 1)
+    return (larger + 1) / (trials + 1)
 
 
 def change_by_swaps(name, ours, theirs):
@@ -274,9 +285,16 @@ def test_one_or_two_sentences_are_no_finding(flagged, lines):
 
 
 def test_testing_says_what_was_done():
-    assert module.Testing().to_json() == {"name": "paired bootstrap", "resamples": 1000, "seed": 12345}
+    assert module.Testing().to_json() == {
+        "name": "paired bootstrap",
+        "rates": "paired randomisation",
+        "resamples": 1000,
+        "trials": 1000,
+        "seed": 12345,
+    }
     assert module.Testing(test="randomisation", trials=7, seed=0).to_json() == {
         "name": "paired randomisation",
+        "rates": "paired randomisation",
         "resamples": 1000,
         "trials": 7,
         "seed": 0,

@@ -16,7 +16,7 @@ from nllb_prune.evaluation.evaluate import evaluate
 from nllb_prune.evaluation.fidelity import Fidelity
 from nllb_prune.evaluation.groups import group_names, groups_of
 from nllb_prune.evaluation.identification import Py3LangId
-from nllb_prune.evaluation.measuring import Measuring
+from nllb_prune.evaluation.measuring import SCORES_ONLY, Measuring
 from nllb_prune.evaluation.summarise import summarise
 from nllb_prune.evaluation.verdict import LIMITS
 
@@ -300,8 +300,9 @@ def test_every_expert_is_accepted_without_a_change(summary, by_swaps):
 def test_the_summary_says_how_its_numbers_were_made(evaluation, summary, by_swaps, detectors):
     assert (summary.model, summary.baseline, summary.sentences, summary.beams) == ("mini", "full", 24, 1)
     assert [each.name for each in summary.configurations] == list(NAMES)
-    assert summary.test == {"name": "paired bootstrap", "resamples": 1000, "seed": SEED}
-    assert by_swaps.test == {"name": "paired randomisation", "resamples": 1000, "trials": 2000, "seed": SEED}
+    rates = {"rates": "paired randomisation", "resamples": 1000, "seed": SEED}
+    assert summary.test == {"name": "paired bootstrap", "trials": 1000, **rates}
+    assert by_swaps.test == {"name": "paired randomisation", "trials": 2000, **rates}
     assert summary.limits == LIMITS
     metric = CHRF(word_order=2)
     metric.corpus_score(["a"], [["a"]])
@@ -325,6 +326,22 @@ def test_each_configuration_has_its_facts(evaluation, summary, directions):
             assert each.kept == kept
     assert summary["full"].verdict is None
     assert summary["full"].directions[0].changes == {}
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_masks_of_languages_differ_in_size(mini, mini_tokenizer, test_text, random_masks, tmp_path, turn):
+    sizes = {"eng_Latn": random_masks(32), "deu_Latn": random_masks(16), "spa_Latn": random_masks(8)}
+    stacks = sizes["eng_Latn"].masks
+    own = {stack: {code: each.masks[stack]["*"] for code, each in sizes.items()} for stack in stacks}
+    masks = replace(sizes["eng_Latn"], granularity="language", masks=own)
+    chosen = (("eng_Latn", "deu_Latn"), ("deu_Latn", "spa_Latn"))[::turn]
+    options = {"folder": tmp_path, "measuring": SCORES_ONLY, "sentences": 1}
+    found = evaluate(mini, mini_tokenizer, test_text, chosen, {"full": None, "own": masks}, **options)
+    configuration = summarise(found, test_text, detectors=())["own"]
+    assert [each.kept for each in configuration.directions] == [24 / 64, 12 / 64][::turn]
+    assert configuration.kept == pytest.approx(18 / 64)
+    assert configuration.weight_bytes == found.result("own", ("eng_Latn", "deu_Latn")).weight_bytes
+    assert configuration.weight_bytes > found.result("own", ("deu_Latn", "spa_Latn")).weight_bytes
 
 
 def test_fidelity_is_over_all_sentences(evaluation, summary, directions):
