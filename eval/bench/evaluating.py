@@ -22,8 +22,8 @@ from nllb_prune import MaskSet, ParallelText, calibrate, evaluate, load_model, l
 from nllb_prune.evaluation.evaluate import Search
 from nllb_prune.evaluation.evaluation import Evaluation
 from nllb_prune.evaluation.measuring import SCORES_ONLY, Measuring, usual_measuring
-from nllb_prune.evaluation.significance import paired_bootstrap
-from nllb_prune.evaluation.summarise import summarise
+from nllb_prune.evaluation.significance.bootstrap import paired_bootstrap
+from nllb_prune.evaluation.summary.summarise import summarise
 from nllb_prune.languages import Direction, parse_directions
 from nllb_prune.model.source import embedded_text
 

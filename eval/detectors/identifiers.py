@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nllb_prune.evaluation.identification import FastTextFile, LanguageIdentifier, Py3LangId
+from nllb_prune.evaluation.detectors.identification import FastTextFile, LanguageIdentifier, Py3LangId
 from nllb_prune.languages import all_languages, language, language_set
 
 CODES = language_set("mini").codes

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nllb_prune.evaluation._writing import visible
 from nllb_prune.evaluation.detectors.length import ADDED
+from nllb_prune.evaluation.scores.writing import visible
 
 PAIRS = 100_000
 

@@ -26,8 +26,8 @@ from nllb_prune.evaluation.detectors import (
     usual_detectors,
 )
 from nllb_prune.evaluation.detectors.annotated import Annotated
+from nllb_prune.evaluation.detectors.identification import Py3LangId
 from nllb_prune.evaluation.detectors.judgement import judge
-from nllb_prune.evaluation.identification import Py3LangId
 
 ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "evaluation" / "detectors" / "cases.tsv"

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from nllb_prune import ParallelText, evaluate, load_model, load_tokenizer
-from nllb_prune.evaluation.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
 from nllb_prune.evaluation.measuring import SCORES_ONLY
-from nllb_prune.evaluation.summarise import summarise
-from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
+from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
+from nllb_prune.evaluation.summary.summarise import summarise
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
 from nllb_prune.languages import language, parse_directions
 
 from .tokenizer import RECIPE

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from nllb_prune import ExpertStatistics, MaskSet, ParallelText, calibrate, evaluate, load_model, load_tokenizer, plan
 from nllb_prune.calibration.fields import GROUPS
 from nllb_prune.evaluation.evaluation import Evaluation
-from nllb_prune.evaluation.groups import INTO_ENGLISH
 from nllb_prune.evaluation.measuring import SCORES_ONLY
-from nllb_prune.evaluation.significance import paired_bootstrap_over_directions
-from nllb_prune.evaluation.summarise import summarise
-from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
+from nllb_prune.evaluation.significance.bootstrap import paired_bootstrap_over_directions
+from nllb_prune.evaluation.summary.groups import INTO_ENGLISH
+from nllb_prune.evaluation.summary.summarise import summarise
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
 from nllb_prune.languages import Direction, english_and_ring, parse_directions
 from nllb_prune.model.source import embedded_text
 from nllb_prune.planning import plan_in_rounds

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from nllb_prune import ExpertStatistics, MaskSet, ParallelText, calibrate, evaluate, load_model, load_tokenizer, plan
 from nllb_prune.evaluation.evaluation import Evaluation
 from nllb_prune.evaluation.measuring import SCORES_ONLY
-from nllb_prune.evaluation.significance import paired_bootstrap_over_directions
-from nllb_prune.evaluation.summarise import summarise
-from nllb_prune.evaluation.summary import Summary
-from nllb_prune.evaluation.table import HEADER, table_rows
+from nllb_prune.evaluation.significance.bootstrap import paired_bootstrap_over_directions
+from nllb_prune.evaluation.summary.summarise import summarise
+from nllb_prune.evaluation.summary.summary import Summary
+from nllb_prune.evaluation.summary.table import HEADER, table_rows
 from nllb_prune.languages import english_and_ring, parse_directions, split_direction
 from nllb_prune.masks import ExpertMask
 from nllb_prune.model.source import embedded_text

@@ -31,8 +31,8 @@ def add_detectors(parser: argparse.ArgumentParser) -> None:
 def detectors_of(options: argparse.Namespace, languages: Sequence[str]) -> tuple[Detector, ...]:
     """Return the usual detectors and those of models, with the identifier and the thresholds asked for."""
     from nllb_prune.evaluation.detectors import THRESHOLDS, usual_detectors
+    from nllb_prune.evaluation.detectors.identification import identifier_of
     from nllb_prune.evaluation.detectors.models import MODELS, model_detector
-    from nllb_prune.evaluation.identification import identifier_of
 
     thresholds = parse_thresholds(options.threshold)
     folders = {name: folder for name in MODELS if (folder := getattr(options, name)) is not None}

@@ -15,7 +15,7 @@ from nllb_prune.languages import Direction
 
 if TYPE_CHECKING:
     from nllb_prune.corpus import ParallelText
-    from nllb_prune.evaluation.suites import Suite
+    from nllb_prune.evaluation.suites.suites import Suite
     from nllb_prune.masks import MaskSet
 
 _FIXED_BY_SUITE = ("split", "no_full")
@@ -83,8 +83,8 @@ def _named(texts: list[str]) -> list[tuple[str, Path]]:
 
 def _from_suite(options: argparse.Namespace) -> Job | None:
     from nllb_prune.calibration.statistics import ExpertStatistics
-    from nllb_prune.evaluation.suites import GivenFiles, configurations, needs, suite
-    from nllb_prune.evaluation.suites import open_text as open_suite_text
+    from nllb_prune.evaluation.suites.suites import GivenFiles, configurations, needs, suite
+    from nllb_prune.evaluation.suites.suites import open_text as open_suite_text
 
     wanted = _changed(suite(options.suite), options)
     given = GivenFiles(

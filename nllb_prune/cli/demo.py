@@ -52,11 +52,11 @@ def run(options: argparse.Namespace) -> None:
     """Run the flow and say where the report is."""
     from nllb_prune.calibration.calibrate import calibrate
     from nllb_prune.corpus import ParallelText
+    from nllb_prune.evaluation.detectors.flagging import fitted
     from nllb_prune.evaluation.evaluate import evaluate
-    from nllb_prune.evaluation.flagging import fitted
     from nllb_prune.evaluation.measuring import usual_measuring
-    from nllb_prune.evaluation.summarise import summarise
-    from nllb_prune.evaluation.table import HEADER, table_rows
+    from nllb_prune.evaluation.summary.summarise import summarise
+    from nllb_prune.evaluation.summary.table import HEADER, table_rows
     from nllb_prune.languages import english_and_ring, language_set, parse_directions
     from nllb_prune.model.loading import load_model
     from nllb_prune.model.source import embedded_text, load_tokenizer

@@ -19,7 +19,7 @@ from nllb_prune.errors import UsageError
 if TYPE_CHECKING:
     from nllb_prune.evaluation.evaluation import Evaluation
     from nllb_prune.evaluation.measuring import Measuring
-    from nllb_prune.evaluation.summary import Summary
+    from nllb_prune.evaluation.summary.summary import Summary
     from nllb_prune.masks import MaskSet
 
 HELP = "translate, score and look for hallucinations with the full model and within masks"
@@ -111,11 +111,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
-    from nllb_prune.evaluation.comparing import Testing
     from nllb_prune.evaluation.detectors import UNLIKELY
-    from nllb_prune.evaluation.flagging import fitted
-    from nllb_prune.evaluation.summarise import summarise
-    from nllb_prune.evaluation.verdict import parse_limits
+    from nllb_prune.evaluation.detectors.flagging import fitted
+    from nllb_prune.evaluation.summary.comparing import Testing
+    from nllb_prune.evaluation.summary.summarise import summarise
+    from nllb_prune.evaluation.summary.verdict import parse_limits
     from nllb_prune.model.source import load_tokenizer
     from nllb_prune.tokenization import known_languages
 
@@ -199,7 +199,7 @@ def _on_ray(options: argparse.Namespace) -> Callable[..., Evaluation]:
 
 def show(summary: Summary) -> None:
     """Print the table, the verdicts and how the numbers were made."""
-    from nllb_prune.evaluation.table import HEADER, table_rows
+    from nllb_prune.evaluation.summary.table import HEADER, table_rows
 
     print(table(HEADER, table_rows(summary)))
     first = summary.configurations[0]
@@ -217,7 +217,7 @@ def show(summary: Summary) -> None:
 def measuring_of(options: argparse.Namespace, languages: Sequence[str]) -> Measuring:
     """Return what is measured, and say what is left out."""
     from nllb_prune.evaluation.measuring import Measuring
-    from nllb_prune.evaluation.spbleu import find_spbleu, spbleu_missing
+    from nllb_prune.evaluation.scores.spbleu import find_spbleu, spbleu_missing
 
     spbleu = find_spbleu(options.spbleu_model)
     if spbleu is None:

@@ -12,7 +12,7 @@ from nllb_prune.cli._options import table
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
-    from nllb_prune.evaluation.summary import Summary
+    from nllb_prune.evaluation.summary.summary import Summary
 
 HELP = "write scores, and what is behind them, as one HTML page"
 EXAMPLE = "nllb-prune report --scores scores --masks masks.json --output report.html"
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from nllb_prune.calibration.statistics import ExpertStatistics
-    from nllb_prune.evaluation.table import HEADER, table_rows
+    from nllb_prune.evaluation.summary.table import HEADER, table_rows
     from nllb_prune.masks import MaskSet
     from nllb_prune.report.json_report import report_json
     from nllb_prune.report.page import check_inputs, write_report
@@ -112,7 +112,7 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
 
 
 def _load(path: Path) -> Summary:
-    from nllb_prune.evaluation.summary import Summary
+    from nllb_prune.evaluation.summary.summary import Summary
 
     return Summary.load(path / "summary.json" if path.is_dir() else path)
 

@@ -10,7 +10,7 @@ from typing import Any
 from nllb_prune._files import read_json, write_json
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.results import RESULT_FILES, DirectionResult
-from nllb_prune.evaluation.scores import IntArray, Metric
+from nllb_prune.evaluation.scores.metrics import IntArray, Metric
 from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
 

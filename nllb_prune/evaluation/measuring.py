@@ -10,12 +10,12 @@ import numpy as np
 import sacrebleu
 from numpy.typing import NDArray
 
-from nllb_prune.evaluation._writing import bleu_tokenizer
 from nllb_prune.evaluation.detectors import OFF_TARGET, Detector, Outputs, can_run, usual_detectors
-from nllb_prune.evaluation.identification import identifier_of
-from nllb_prune.evaluation.scores import Scores, score
-from nllb_prune.evaluation.spbleu import SpBleu, find_spbleu
-from nllb_prune.evaluation.surface import Surface, measure
+from nllb_prune.evaluation.detectors.identification import identifier_of
+from nllb_prune.evaluation.scores.metrics import Scores, score
+from nllb_prune.evaluation.scores.spbleu import SpBleu, find_spbleu
+from nllb_prune.evaluation.scores.surface import Surface, measure
+from nllb_prune.evaluation.scores.writing import bleu_tokenizer
 from nllb_prune.languages import Direction
 from nllb_prune.tokenization import known_languages
 

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nllb_prune.evaluation._packing import pack, unpack
-from nllb_prune.evaluation.fidelity import Fidelity
-from nllb_prune.evaluation.scores import Scores, scores_from_json, scores_to_json
-from nllb_prune.evaluation.surface import Surface
+from nllb_prune.evaluation.fidelity.fidelity import Fidelity
+from nllb_prune.evaluation.scores.metrics import Scores, scores_from_json, scores_to_json
+from nllb_prune.evaluation.scores.packing import pack, unpack
+from nllb_prune.evaluation.scores.surface import Surface
 from nllb_prune.result_files import Header, ResultFormat
 
 FloatArray = NDArray[np.float64]

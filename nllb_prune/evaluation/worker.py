@@ -12,8 +12,8 @@ from torch import nn
 
 from nllb_prune.evaluation.detectors import Outputs
 from nllb_prune.evaluation.evaluation import result_path
-from nllb_prune.evaluation.fidelity import Fidelity
-from nllb_prune.evaluation.full_model import FullDirection
+from nllb_prune.evaluation.fidelity.fidelity import Fidelity
+from nllb_prune.evaluation.fidelity.full_model import FullDirection
 from nllb_prune.evaluation.results import RESULT_FILES, DirectionResult
 from nllb_prune.evaluation.work import EvaluationItem, EvaluationWork
 from nllb_prune.generation.search import SearchSettings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nllb_prune.evaluation.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
-from nllb_prune.evaluation.summary import Change, ConfigurationSummary, Summary
-from nllb_prune.evaluation.table import ANY, figure_of, size, worst_detector
+from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
+from nllb_prune.evaluation.summary.summary import Change, ConfigurationSummary, Summary
+from nllb_prune.evaluation.summary.table import ANY, figure_of, size, worst_detector
 from nllb_prune.report.names import interval, key_name, number
 
 _LIMITS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.summary import ConfigurationSummary, Figure, Summary
-from nllb_prune.evaluation.table import METRICS, detectors
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Figure, Summary
+from nllb_prune.evaluation.summary.table import METRICS, detectors
 from nllb_prune.report.json_report import without_nan
 from nllb_prune.report.names import ANY, members, metric_name
 

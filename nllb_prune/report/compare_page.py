@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nllb_prune._files import write_text
-from nllb_prune.evaluation.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
-from nllb_prune.evaluation.table import NONE, size
+from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
+from nllb_prune.evaluation.summary.table import NONE, size
 from nllb_prune.report.compare import ConfigurationPair, EvaluationComparison, FigurePair, Notice
 from nllb_prune.report.names import ANY, interval, key_name, number
 from nllb_prune.report.rendering import render_template

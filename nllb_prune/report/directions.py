@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nllb_prune.evaluation.summary import ConfigurationSummary, DirectionSummary, Summary
-from nllb_prune.evaluation.table import detectors
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, DirectionSummary, Summary
+from nllb_prune.evaluation.summary.table import detectors
 from nllb_prune.report.names import language_name, metric_name, second_metric
 
 COLUMNS = ("chrf", "change", "low", "high", "q", "second", "length", "rate", "detector")

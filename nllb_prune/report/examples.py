@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nllb_prune.evaluation.summary import ConfigurationSummary, Example, Summary
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Example, Summary
 from nllb_prune.report.names import language_name, language_tag, number
 
 _OPEN = 6  # of a configuration that are shown at once

@@ -8,9 +8,9 @@ from math import isfinite
 from typing import Any
 
 from nllb_prune._version import __version__
-from nllb_prune.evaluation.groups import INTO_ENGLISH
-from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
-from nllb_prune.evaluation.table import worst_detector
+from nllb_prune.evaluation.summary.groups import INTO_ENGLISH
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
+from nllb_prune.evaluation.summary.table import worst_detector
 from nllb_prune.masks import MaskSet
 from nllb_prune.report.main_configuration import main_configuration
 from nllb_prune.report.series import BudgetSeries, budget_series, ratio_series

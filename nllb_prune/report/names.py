@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from nllb_prune.evaluation.groups import (
+from nllb_prune.evaluation.summary.groups import (
     ALL,
     INTO_ENGLISH,
     OUT_OF_ENGLISH,
     WITHOUT_ENGLISH,
     groups_of,
 )
-from nllb_prune.evaluation.summary import Change, ConfigurationSummary, DirectionSummary, Summary
+from nllb_prune.evaluation.summary.summary import Change, ConfigurationSummary, DirectionSummary, Summary
 from nllb_prune.languages import find_language
 
 SIGNIFICANT = 0.05

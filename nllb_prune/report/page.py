@@ -10,7 +10,7 @@ from markupsafe import Markup
 from nllb_prune._files import write_text
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.spec import Fingerprint
 from nllb_prune.report.cards import cards, limit_rows

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nllb_prune.evaluation.summary import ConfigurationSummary
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary
 from nllb_prune.masks import MaskSet
 
 _USUAL = "pooled"

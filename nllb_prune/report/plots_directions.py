@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from nllb_prune.evaluation.groups import ENGLISH
-from nllb_prune.evaluation.summary import ConfigurationSummary
+from nllb_prune.evaluation.summary.groups import ENGLISH
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary
 from nllb_prune.report.canvas import Plot, draw, heat
 from nllb_prune.report.matrix import draw_matrix
 from nllb_prune.report.names import key_name, metric_name, number

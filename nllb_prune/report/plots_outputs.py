@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from nllb_prune.evaluation.groups import INTO_ENGLISH
-from nllb_prune.evaluation.summary import ConfigurationSummary, Figure, Summary
-from nllb_prune.evaluation.table import detectors
+from nllb_prune.evaluation.summary.groups import INTO_ENGLISH
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Figure, Summary
+from nllb_prune.evaluation.summary.table import detectors
 from nllb_prune.report.canvas import Plot
 from nllb_prune.report.names import ANY, group_title, groups, members, number, significant
 from nllb_prune.report.rows import Colours, bars, dot, draw_rows, interval, label_rows, value_label

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from nllb_prune.evaluation.groups import ALL, INTO_ENGLISH
-from nllb_prune.evaluation.summary import Change, Summary
+from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH
+from nllb_prune.evaluation.summary.summary import Change, Summary
 from nllb_prune.masks import MaskSet
 from nllb_prune.report.canvas import WIDTH, Plot, draw
 from nllb_prune.report.names import group_title, groups, number

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.report.canvas import WIDTH, draw, label_room, short
 from nllb_prune.report.names import number
 from nllb_prune.report.theme import DENSE, colour

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nllb_prune.calibration.statistics import ExpertStatistics
-from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.spec import Stack
 from nllb_prune.report.canvas import Plot

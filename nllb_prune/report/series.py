@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nllb_prune.evaluation.groups import ALL
-from nllb_prune.evaluation.summary import Change, ConfigurationSummary, Summary
-from nllb_prune.evaluation.table import figure_of
+from nllb_prune.evaluation.summary.groups import ALL
+from nllb_prune.evaluation.summary.summary import Change, ConfigurationSummary, Summary
+from nllb_prune.evaluation.summary.table import figure_of
 from nllb_prune.masks import MaskSet
 from nllb_prune.report.plans import Planned, per_layer, planned
 

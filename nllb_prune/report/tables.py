@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nllb_prune.calibration.statistics import ExpertStatistics
-from nllb_prune.evaluation.summary import ConfigurationSummary, DirectionSummary, Summary
-from nllb_prune.evaluation.table import HEADER, METRICS, NONE, table_rows
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, DirectionSummary, Summary
+from nllb_prune.evaluation.summary.table import HEADER, METRICS, NONE, table_rows
 from nllb_prune.masks import MaskSet
 from nllb_prune.report.names import key_name, metric_name, number, second_metric, significant
 from nllb_prune.report.plans import per_layer, planned

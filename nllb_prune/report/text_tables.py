@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nllb_prune.evaluation.groups import ALL
-from nllb_prune.evaluation.summary import ConfigurationSummary, Summary
-from nllb_prune.evaluation.table import HEADER, NONE, figure_of, table_rows
+from nllb_prune.evaluation.summary.groups import ALL
+from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
+from nllb_prune.evaluation.summary.table import HEADER, NONE, figure_of, table_rows
 from nllb_prune.report.names import groups, interval, metric_name, number, second_metric, significant
 from nllb_prune.report.tables import search_words, signature_rows, summary_header, worst
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 
 DENSE = "dense"
 """What `evaluate` calls a model without experts that is scored beside the others."""

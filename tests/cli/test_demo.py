@@ -3,7 +3,7 @@
 import re
 
 from nllb_prune.cli import main
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.masks import MaskSet
 
 CONFIGURATIONS = (

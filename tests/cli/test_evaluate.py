@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nllb_prune.evaluation.evaluation import Evaluation
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_spec
 from nllb_prune.model.source import model_folder
@@ -105,7 +105,7 @@ def test_the_full_model_can_be_left_out(works, arguments, masks):
 
 
 def test_without_a_model_of_spbleu_it_is_left_out_and_one_is_told(cli, arguments, monkeypatch):
-    monkeypatch.setattr("nllb_prune.evaluation.spbleu.cached_model", lambda: Path("none/such.model"))
+    monkeypatch.setattr("nllb_prune.evaluation.scores.spbleu.cached_model", lambda: Path("none/such.model"))
     given = tuple(each for each in arguments if each not in SPBLEU)
     status, out, err = cli(*given, "--json")
     assert status == 0

@@ -7,14 +7,14 @@ import pytest
 
 from nllb_prune.corpus import ParallelText
 from nllb_prune.evaluation.detectors import UNLIKELY
+from nllb_prune.evaluation.detectors.flagging import fitted
 from nllb_prune.evaluation.evaluate import evaluate
-from nllb_prune.evaluation.flagging import fitted
 from nllb_prune.evaluation.measuring import Measuring, usual_measuring
 from nllb_prune.evaluation.results import DirectionResult
-from nllb_prune.evaluation.scores import score
-from nllb_prune.evaluation.spbleu import find_spbleu
-from nllb_prune.evaluation.summarise import summarise
-from nllb_prune.evaluation.surface import measure
+from nllb_prune.evaluation.scores.metrics import score
+from nllb_prune.evaluation.scores.spbleu import find_spbleu
+from nllb_prune.evaluation.scores.surface import measure
+from nllb_prune.evaluation.summary.summarise import summarise
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_model, load_spec
 from nllb_prune.model.source import embedded_text, load_tokenizer, model_folder

@@ -15,13 +15,13 @@ from nllb_prune.errors import UsageError
 from nllb_prune.evaluation import measuring as measuring_module
 from nllb_prune.evaluation import work as work_module
 from nllb_prune.evaluation import worker as worker_module
-from nllb_prune.evaluation._writing import bleu_tokenizer
+from nllb_prune.evaluation.detectors.flagging import flag
 from nllb_prune.evaluation.detectors.repetition import Oscillation
 from nllb_prune.evaluation.evaluate import Search, evaluate, evaluate_elsewhere
-from nllb_prune.evaluation.flagging import flag
-from nllb_prune.evaluation.full_model import FullDirection
+from nllb_prune.evaluation.fidelity.full_model import FullDirection
 from nllb_prune.evaluation.measuring import SCORES_ONLY, Measuring
-from nllb_prune.evaluation.spbleu import find_spbleu
+from nllb_prune.evaluation.scores.spbleu import find_spbleu
+from nllb_prune.evaluation.scores.writing import bleu_tokenizer
 from nllb_prune.evaluation.work import EvaluationItem, EvaluationWork
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import facts_of, load_model, load_spec

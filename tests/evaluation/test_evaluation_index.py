@@ -12,7 +12,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.evaluate import evaluate
 from nllb_prune.evaluation.evaluation import Evaluation, plan_facts, result_path
 from nllb_prune.evaluation.measuring import SCORES_ONLY
-from nllb_prune.evaluation.summarise import summarise
+from nllb_prune.evaluation.summary.summarise import summarise
 
 PAIR = ("eng_Latn", "deu_Latn")
 

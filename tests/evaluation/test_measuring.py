@@ -9,10 +9,10 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from nllb_prune.evaluation import measuring as module
 from nllb_prune.evaluation.detectors import Detector, Outputs
+from nllb_prune.evaluation.detectors.identification import Py3LangId
 from nllb_prune.evaluation.detectors.off_target import OffTarget
-from nllb_prune.evaluation.identification import Py3LangId
 from nllb_prune.evaluation.measuring import SCORES_ONLY, Measuring, usual_measuring
-from nllb_prune.evaluation.surface import measure
+from nllb_prune.evaluation.scores.surface import measure
 from nllb_prune.tokenization import known_languages
 
 LANGUAGES = ("eng_Latn", "deu_Latn", "spa_Latn", "zho_Hans")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from nllb_prune.calibration.statistics import ExpertStatistics, empty_table
-from nllb_prune.evaluation.fidelity import MEASURES
-from nllb_prune.evaluation.groups import group_names, groups_of
-from nllb_prune.evaluation.summary import (
+from nllb_prune.evaluation.fidelity.fidelity import MEASURES
+from nllb_prune.evaluation.summary.groups import group_names, groups_of
+from nllb_prune.evaluation.summary.summary import (
     Change,
     ConfigurationSummary,
     DirectionSummary,
@@ -18,7 +18,7 @@ from nllb_prune.evaluation.summary import (
     GroupSummary,
     Summary,
 )
-from nllb_prune.evaluation.verdict import judge
+from nllb_prune.evaluation.summary.verdict import judge
 from nllb_prune.languages import language_set
 from nllb_prune.model.spec import Fingerprint, ModelSpec, Stack
 from nllb_prune.planning.plan import plan

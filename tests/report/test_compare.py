@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.summary import Figure
+from nllb_prune.evaluation.summary.summary import Figure
 from nllb_prune.report.compare import compare, difference
 from nllb_prune.report.compare_page import notice_lines, render_comparison, terminal_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.report.compare import compare
 from nllb_prune.report.json_report import report_json, without_nan
 from nllb_prune.report.text_tables import directions_tsv, markdown

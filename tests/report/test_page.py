@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.summary import Summary
+from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.languages import all_languages
 from nllb_prune.report.cards import cards
 from nllb_prune.report.names import groups, number

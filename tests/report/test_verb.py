@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nllb_prune.cli import main
-from nllb_prune.evaluation.table import HEADER
+from nllb_prune.evaluation.summary.table import HEADER
 
 
 @pytest.fixture

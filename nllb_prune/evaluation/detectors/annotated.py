@@ -13,7 +13,7 @@ import numpy as np
 from nllb_prune._files import write_text
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors.base import BoolArray, Detector, Outputs, can_run
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
 from nllb_prune.languages import Direction, language
 
 REQUIRED = ("source", "output")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nllb_prune._version import __version__
-from nllb_prune.evaluation.scores import FloatArray, check_aligned
+from nllb_prune.evaluation.scores.metrics import FloatArray, check_aligned
 
 BoolArray = NDArray[np.bool_]
 

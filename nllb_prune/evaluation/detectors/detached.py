@@ -11,7 +11,7 @@ import sacrebleu
 
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors.base import DETACHED, Outputs
-from nllb_prune.evaluation.scores import FloatArray, sentence_chrf
+from nllb_prune.evaluation.scores.metrics import FloatArray, sentence_chrf
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nllb_prune.evaluation.detectors.base import BoolArray, Detector, flags
-from nllb_prune.evaluation.labelled import Agreement, agreement, roc_auc
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.detectors.labelled import Agreement, agreement, roc_auc
+from nllb_prune.evaluation.scores.metrics import FloatArray
 
 _NO_SCORES: Mapping[str, FloatArray] = {}
 ANY = "any"

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from nllb_prune.evaluation._writing import visible
 from nllb_prune.evaluation.detectors.base import LONG, SHORT, Outputs
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
+from nllb_prune.evaluation.scores.writing import visible
 
 # Characters without white space that a sentence has in each script, English taking 1: geometric means over the
 # languages of a script of the train lines of MASSIVE 1.0 that are marked as literal (51 languages;

@@ -14,7 +14,7 @@ import numpy as np
 
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors.base import Detector, Measure, Outputs
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
 
 _BATCH = 32
 

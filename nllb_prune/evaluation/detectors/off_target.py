@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from nllb_prune.evaluation.detectors.base import OFF_TARGET, Outputs
-from nllb_prune.evaluation.identification import LanguageIdentifier
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.detectors.identification import LanguageIdentifier
+from nllb_prune.evaluation.scores.metrics import FloatArray
 from nllb_prune.languages import confusable_group
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from nllb_prune.evaluation.detectors.base import COPY, EMPTY, Outputs
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from nllb_prune.evaluation._writing import units
 from nllb_prune.evaluation.detectors.base import OSCILLATION, REPETITION, Outputs
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
+from nllb_prune.evaluation.scores.writing import units
 
 _Ngrams = list[tuple[str, ...]]
 _OfNgrams = Callable[[_Ngrams], float]

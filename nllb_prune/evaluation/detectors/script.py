@@ -13,7 +13,7 @@ import regex  # type: ignore[import-untyped]
 
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors.base import SCRIPT, Outputs
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
 
 # ISO 15924 codes that stand for several Unicode scripts, or for a part of one (Unicode Technical Report 24). Simplified
 # and traditional characters are one script, so this measure does not tell them apart.

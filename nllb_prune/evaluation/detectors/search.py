@@ -10,7 +10,7 @@ import numpy as np
 
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors.base import UNFINISHED, UNLIKELY, Outputs
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

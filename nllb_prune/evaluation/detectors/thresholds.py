@@ -20,7 +20,7 @@ from nllb_prune.evaluation.detectors.base import (
     UNFINISHED,
     UNLIKELY,
 )
-from nllb_prune.evaluation.scores import FloatArray
+from nllb_prune.evaluation.scores.metrics import FloatArray
 
 # Those without a source were chosen on text of `mini`; what each flags is measured in eval/detectors/RESULTS.md.
 THRESHOLDS: Mapping[str, float] = {

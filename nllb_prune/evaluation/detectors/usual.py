@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors.base import Detector, Measure
 from nllb_prune.evaluation.detectors.detached import Detached
+from nllb_prune.evaluation.detectors.identification import LanguageIdentifier
 from nllb_prune.evaluation.detectors.length import Long, Short
 from nllb_prune.evaluation.detectors.off_target import OffTarget
 from nllb_prune.evaluation.detectors.plain import Copy, Empty
@@ -14,7 +15,6 @@ from nllb_prune.evaluation.detectors.repetition import Oscillation, Repetition
 from nllb_prune.evaluation.detectors.script import Script
 from nllb_prune.evaluation.detectors.search import Unfinished, Unlikely
 from nllb_prune.evaluation.detectors.thresholds import THRESHOLDS
-from nllb_prune.evaluation.identification import LanguageIdentifier
 
 _NO_THRESHOLDS: Mapping[str, float] = {}
 

@@ -15,8 +15,8 @@ from nllb_prune.evaluation.detectors import (
     threshold_at,
     usual_detectors,
 )
+from nllb_prune.evaluation.detectors.identification import Py3LangId
 from nllb_prune.evaluation.detectors.repetition import Oscillation
-from nllb_prune.evaluation.identification import Py3LangId
 
 OUTPUTS = Outputs(source="eng_Latn", target="deu_Latn", sources=["one", "two"], outputs=["eins", "zwei"])
 USUAL = usual_detectors(identifier=Py3LangId(), languages=["eng_Latn", "deu_Latn"])

@@ -7,9 +7,9 @@ import pytest
 
 from nllb_prune.evaluation.detectors import flags, usual_detectors
 from nllb_prune.evaluation.detectors.annotated import Annotated
+from nllb_prune.evaluation.detectors.identification import Py3LangId
 from nllb_prune.evaluation.detectors.judgement import ANY, judge
-from nllb_prune.evaluation.identification import Py3LangId
-from nllb_prune.evaluation.labelled import roc_auc
+from nllb_prune.evaluation.detectors.labelled import roc_auc
 from nllb_prune.languages import language_set
 
 MORE = ("jpn_Jpan", "mar_Deva", "pes_Arab", "ukr_Cyrl")  # languages that wrong outputs are in

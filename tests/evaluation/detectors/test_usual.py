@@ -9,13 +9,13 @@ from sacrebleu.metrics import CHRF
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors import THRESHOLDS, Detector, Outputs, flags
 from nllb_prune.evaluation.detectors.detached import Detached
+from nllb_prune.evaluation.detectors.identification import Identified, Py3LangId
 from nllb_prune.evaluation.detectors.length import NORMS, Long, Short
 from nllb_prune.evaluation.detectors.off_target import OffTarget
 from nllb_prune.evaluation.detectors.plain import Copy, Empty
 from nllb_prune.evaluation.detectors.repetition import Oscillation, Repetition
 from nllb_prune.evaluation.detectors.script import Script
 from nllb_prune.evaluation.detectors.search import Unfinished, Unlikely
-from nllb_prune.evaluation.identification import Identified, Py3LangId
 from nllb_prune.languages import all_languages
 
 

@@ -1,0 +1,1 @@
+"""How close a masked model is to the full one, teacher-forced."""

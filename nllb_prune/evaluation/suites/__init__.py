@@ -1,0 +1,1 @@
+"""Named evaluations: what they are, what they need, and the masks they ask for."""

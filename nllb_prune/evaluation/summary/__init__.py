@@ -1,0 +1,1 @@
+"""Results of directions to figures, verdicts and examples."""
