@@ -137,7 +137,8 @@ def compute_items(
             stay.
         mapper: makes the results of several, instead of `compute`.
         results: how results are written.
-        restart: remove the files of these items first.
+        restart: make all results again. Where stale files are refused, the old ones are removed first, otherwise each
+            is replaced when its new result is there.
         stale: whether files that were made with other settings, by another version of the format, or are none of these
             files end the run (`refuse`), or are replaced (`recompute`), each when its new result is there.
         on_stale: told of the files to be replaced, if any, before the first item is computed; `stale_reasons` words it.
@@ -149,15 +150,16 @@ def compute_items(
     _check_ids(items)
     if stale not in get_args(Stale):
         raise UsageError(f"`stale` must be one of {', '.join(get_args(Stale))}, but is {stale} instead.")
-    if restart:
+    if restart and stale == "refuse":
         for item in items:
             _path(folder, item, results).unlink(missing_ok=True)
     absent = {item.id for item in missing_items(items, folder, results=results)}
     found = [item for item in items if item.id not in absent]
-    outdated = _outdated(found, folder, settings, results, refuse=stale == "refuse")
+    again = restart and stale == "recompute"
+    outdated = {} if again else _outdated(found, folder, settings, results, refuse=stale == "refuse")
     if outdated and on_stale is not None:
         on_stale(list(outdated.values()))
-    pending = [item for item in items if item.id in absent or item.id in outdated]
+    pending = [item for item in items if again or item.id in absent or item.id in outdated]
     for item, result in _finished(_chosen(compute, mapper), pending, progress):
         content = results.pack(result, header_of(item.id, _settings_of(item, settings)))
         write_bytes(_path(folder, item, results), content)

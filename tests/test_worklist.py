@@ -107,6 +107,37 @@ def test_restart_computes_all_again(tmp_path):
     assert compute.seen == [ITEMS[2].id]
 
 
+@pytest.mark.parametrize("finished", range(len(ITEMS) + 1))
+def test_restart_that_replaces_keeps_each_file_until_its_new_result_is_there(tmp_path, finished):
+    run(tmp_path / "old", Recorder())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    told, again = [], Recorder(stop_at=dict(enumerate(item.id for item in ITEMS)).get(finished))
+    options = {"settings": {"kept": 1}, "restart": True, "stale": "recompute", "on_stale": told.append}
+    if finished < len(ITEMS):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "old", again, **options)
+    else:
+        run(tmp_path / "old", again, **options)
+    assert again.seen == [item.id for item in ITEMS[:finished]]
+    assert told == []  # everything is made again, whatever it was made with
+    run(tmp_path / "new", Recorder(), settings={"kept": 1})
+    new = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    after = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    assert after == before | {f"{item.id}.json": new[f"{item.id}.json"] for item in ITEMS[:finished]}
+
+
+def test_restart_that_replaces_makes_results_of_these_settings_again_too(tmp_path):
+    run(tmp_path, Recorder(), items=ITEMS[:2])
+    path = tmp_path / f"{ITEMS[0].id}.json"
+    content, again = path.read_bytes(), Recorder()
+    path.write_bytes(content.replace(b'"values":[1,2]', b'"values":[9,9]'))
+    (tmp_path / f"{ITEMS[1].id}.json").write_bytes(b"{")
+    assert path.read_bytes() != content
+    run(tmp_path, again, restart=True, stale="recompute")
+    assert again.seen == [item.id for item in ITEMS]
+    assert path.read_bytes() == content
+
+
 def test_progress_sees_the_items_still_to_do(tmp_path):
     run(tmp_path, Recorder(), items=ITEMS[:1])
     seen = []

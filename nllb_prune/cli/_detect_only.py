@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nllb_prune.cli._detectors import detectors_of
 from nllb_prune.cli._options import table
+from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SET",
         help="languages that an output may be in: a set such as mini, or codes with commas (default: all of NLLB-200)",
     )
+
+
+_OWN = ("source", "target", "languages")
+_OTHERS = ("model", "masks", "dense", "suite", "statistics", "needs", "text", "directions", "beams", "ray", "baseline")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        UsageError: if options of this mode and of another are mixed.
+    """
+    alone = options.detect_only is not None
+    for name in _OTHERS if alone else _OWN:
+        if getattr(options, name):
+            flag = "MODEL" if name == "model" else f"--{name}"
+            how = "be left out with" if alone else "go with"
+            raise UsageError(f"`{flag}` must {how} `--detect-only`, but {'is given' if alone else 'that is missing'}.")
 
 
 def run(options: argparse.Namespace) -> None:

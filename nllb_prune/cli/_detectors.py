@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,5 +56,7 @@ def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
         try:
             found[name] = float(value)
         except ValueError:
-            raise UsageError(f"`--threshold` must be NAME=VALUE, as in script=0.6, but is `{text}` instead.") from None
+            found[name] = math.nan
+        if not math.isfinite(found[name]):
+            raise UsageError(f"`--threshold` must be NAME=VALUE, as in script=0.6, but is `{text}` instead.")
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +97,10 @@ def _from_suite(options: argparse.Namespace) -> Job | None:
         masks=dict(_named(options.masks)),
     )
     found = needs(wanted, given, dtype=options.dtype or "float32")
-    if options.needs or found.missing or not options.json:
-        print(found.text(), flush=True)
+    if options.needs and options.json:
+        print(json.dumps(found.to_json(), sort_keys=True))
+    else:
+        print(found.text(), file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.needs:
         return None
     found.check()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nllb_prune.evaluation.summary.summary import Summary
     from nllb_prune.masks import MaskSet
 
+_SUMMARY = "summary.json"
+
 HELP = "translate, score and look for hallucinations with the full model and within masks"
 EXAMPLE = "nllb-prune evaluate mini --masks masks.json --directions 'eng_Latn-*,*-eng_Latn' --output scores"
 
@@ -79,9 +81,13 @@ def _add_judgement(parser: argparse.ArgumentParser) -> None:
         help="of the verdict, as in mean_loss=0.5/2; may be repeated",
     )
     parser.add_argument(
-        "--test", choices=("bootstrap", "randomisation"), default="bootstrap", help="for p (default: bootstrap)"
+        "--test",
+        choices=("randomisation", "bootstrap"),
+        default="randomisation",
+        help="for p of scores and lengths (default: randomisation, by which p of rates is in any case)",
     )
     parser.add_argument("--resamples", type=positive, default=1000, help="of the bootstrap (default: 1000)")
+    parser.add_argument("--trials", type=positive, default=10_000, help="of randomisation (default: 10000)")
     parser.add_argument("--seed", type=int, default=12345, help="of the tests (default: 12345, as in sacrebleu)")
 
 
@@ -95,6 +101,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the summary and print its table."""
+    _detect_only.check(options)
     if options.detect_only is not None:
         _detect_only.run(options)
         return
@@ -119,11 +126,15 @@ def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
     from nllb_prune.model.source import load_tokenizer
     from nllb_prune.tokenization import known_languages
 
-    limits, testing = parse_limits(options.limit), Testing(options.test, options.resamples, seed=options.seed)
+    limits, testing = (
+        parse_limits(options.limit),
+        Testing(options.test, options.resamples, options.trials, options.seed),
+    )
     baseline = options.baseline or job.names[0]
     if baseline not in job.names:
         raise UsageError(f"`--baseline` must be one of {', '.join(job.names)}, but is {baseline} instead.")
     measuring = measuring_of(options, known_languages(load_tokenizer(job.model)))
+    (options.output / _SUMMARY).unlink(missing_ok=True)  # a killed run leaves none of other results
     evaluation = _results(job, options, measuring)
     evaluation.save()
     detectors = measuring.detectors
@@ -138,7 +149,7 @@ def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
         testing=testing,
         progress=progress_bar("summing up"),
     )
-    summary.save(options.output / "summary.json")
+    summary.save(options.output / _SUMMARY)
     return summary
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nllb_prune.cli._evaluate_job import load_masks
 from nllb_prune.cli._options import table
 from nllb_prune.errors import UsageError
 
@@ -52,15 +53,13 @@ def run(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from nllb_prune.calibration.statistics import ExpertStatistics
     from nllb_prune.evaluation.summary.table import HEADER, table_rows
-    from nllb_prune.masks import MaskSet
     from nllb_prune.report.json_report import report_json
     from nllb_prune.report.page import check_inputs, write_report
     from nllb_prune.report.text_tables import directions_tsv, markdown
 
-    named = [(Path(text.rpartition("=")[2]), text.rpartition("=")[0]) for text in options.masks]
     summary = _load(options.scores)
     statistics = None if options.statistics is None else ExpertStatistics.load(options.statistics)
-    masks = {name or path.stem: MaskSet.load(path) for path, name in named}
+    masks = load_masks(options.masks)
     check_inputs(summary, statistics, masks)
     if options.output:
         write_report(options.output, summary=summary, statistics=statistics, masks=masks)

@@ -76,7 +76,7 @@ def evaluate(
         measuring=usual_measuring(tokenizer) if measuring is None else measuring,
         folder=folder,
     )
-    return _run(work, one_by_one(Worker(model, tokenizer, work)), force=force, progress=progress, told=told)
+    return _run(work, one_by_one(Worker(model, tokenizer, work, force)), force=force, progress=progress, told=told)
 
 
 def evaluate_elsewhere(
@@ -126,7 +126,7 @@ def evaluate_elsewhere(
         measuring=measuring,
         folder=folder,
     )
-    factory = WorkerFactory(str(model), dtype, device, work)
+    factory = WorkerFactory(str(model), dtype, device, work, force)
     return _run(work, make_mapper(factory), force=force, progress=progress, told=told)
 
 
@@ -138,11 +138,12 @@ class WorkerFactory:
     dtype: torch.dtype | None
     device: str | None
     work: EvaluationWork
+    force: bool = False
 
     def __call__(self) -> Callable[[EvaluationItem], DirectionResult]:
         """Return what computes an item."""
         model = load_model(self.model, dtype=self.dtype, device=self.device)
-        return Worker(model, load_tokenizer(self.model), self.work)
+        return Worker(model, load_tokenizer(self.model), self.work, self.force)
 
 
 def _run(

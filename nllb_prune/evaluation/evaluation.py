@@ -70,6 +70,8 @@ class Evaluation:
             raise UsageError(f"`{path}` must be a result, but cannot be read ({error!r}). Evaluate again.") from None
         if digest != digest_then:
             raise UsageError(f"`{path}` must be of this evaluation, but was made with other settings. Evaluate again.")
+        if (result.configuration, result.source, result.target) != (configuration, *direction):
+            raise UsageError(f"`{path}` must be what its name says, but is of another direction. Evaluate again.")
         return result
 
     def _digest(self, configuration: str, direction: Direction) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class EvaluationWork:
     search: Search
     measuring: Measuring
     folder: Path
+    _signatures: dict[str, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Of the masks of each configuration: hashing those of thousands of directions takes long."""
 
     def __post_init__(self) -> None:
         if not self.directions:
@@ -73,9 +76,10 @@ class EvaluationWork:
                 known = ", ".join(self.text.languages)
                 raise UsageError(f"`directions` must be of languages of the text, {known}, but one has {code} instead.")
         for name, masks in self.configurations.items():
-            if not _NAME.fullmatch(name):
+            if not _NAME.fullmatch(name) or name.endswith(".json"):
                 raise UsageError(
                     "`configurations` must be named with letters, digits, spaces and `._+:%-`, as they name folders, "
+                    "and not end in .json, "
                     f"but one is {name!r} instead."
                 )
             if masks is not None:
@@ -94,16 +98,21 @@ class EvaluationWork:
 
     def translation_settings(self, item: EvaluationItem) -> dict[str, Any]:
         """Return what the outputs alone depend on."""
-        masks = self.configurations[item.configuration]
         return {
             "model": self.facts.identity,
-            "masks": None if masks is None else masks.signature,
+            "masks": self._signature(item.configuration),
             "text": [self.text.digest(code) for code in item.direction],
             "beams": self.search.beams,
             "in_flight": [self.search.rows, self.search.positions],
             "dtype": self.facts.dtype,
-            "versions": {"nllb-prune": __version__, "torch": version("torch"), "transformers": version("transformers")},
+            "versions": _versions(),
         }
+
+    def _signature(self, configuration: str) -> str | None:
+        if configuration not in self._signatures:
+            masks = self.configurations[configuration]
+            self._signatures[configuration] = None if masks is None else masks.signature
+        return self._signatures[configuration]
 
     def weights(self, item: EvaluationItem) -> tuple[float, int]:
         """Return the share of the experts that an item uses, and the bytes of its weights."""
@@ -129,6 +138,11 @@ class EvaluationWork:
     def _digests(self, name: str) -> dict[str, str]:
         items = [EvaluationItem(name, *direction) for direction in self.directions]
         return {"-".join(item.direction): settings_digest(self.settings(item)) for item in items}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"nllb-prune": __version__, **{name: version(name) for name in ("torch", "transformers")}}
 
 
 def in_order(directions: Sequence[Direction]) -> tuple[Direction, ...]:

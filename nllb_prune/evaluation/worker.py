@@ -28,13 +28,15 @@ class Worker:
     model: nn.Module
     tokenizer: Any
     work: EvaluationWork
+    force: bool = False
+    """Whether outputs of earlier runs are left alone."""
     _full: tuple[Direction, FullDirection] | None = field(default=None, init=False)
 
     def __call__(self, item: EvaluationItem) -> DirectionResult:
         """Translate, unless only measures changed since there is a file, and measure."""
         text = self.work.text
         sources, references = text.lines(item.source), text.lines(item.target)
-        outputs = self._kept_outputs(item) or self._translated(sources, item)
+        outputs = (None if self.force else self._kept_outputs(item)) or self._translated(sources, item)
         measured = self.work.measuring.measure(
             Outputs(
                 source=item.source,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH, OUT_OF_ENGLISH
 from nllb_prune.evaluation.summary.summary import Change, ConfigurationSummary, Summary
-from nllb_prune.evaluation.summary.table import ANY, figure_of, size, worst_detector
+from nllb_prune.evaluation.summary.table import ANY, figure_of, probability, size, worst_detector
 from nllb_prune.report.names import interval, key_name, number
 
 _LIMITS = {
@@ -93,7 +93,7 @@ def _facts(configuration: ConfigurationSummary, summary: Summary) -> Iterator[Fa
 
 
 def _certainty(change: Change) -> str:
-    return f"{interval(change.low, change.high)}, q {change.q:.3f}"
+    return f"{interval(change.low, change.high)}, q {probability(change.q)}"
 
 
 def _surface(configuration: ConfigurationSummary, summary: Summary) -> Iterator[Fact]:

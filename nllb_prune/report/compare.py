@@ -10,7 +10,7 @@ from typing import Any
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Figure, Summary
-from nllb_prune.evaluation.summary.table import METRICS, detectors
+from nllb_prune.evaluation.summary.table import METRICS, UNLIKELY, detectors
 from nllb_prune.report.json_report import without_nan
 from nllb_prune.report.names import ANY, members, metric_name
 
@@ -207,7 +207,7 @@ def _codes(configuration: ConfigurationSummary, group: str) -> set[str]:
 
 def _comparable(name: str, first: Summary, second: Summary) -> bool:
     """Return whether two evaluations measured a figure alike, on as many sentences."""
-    needed = {*detectors(first), *detectors(second)} if name == ANY else {name}
+    needed = {*detectors(first), *detectors(second)} - {UNLIKELY} if name == ANY else {name}
     alike = all(first.signatures.get(each) == second.signatures.get(each) for each in needed)
     return alike and first.sentences == second.sentences
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.evaluation.summary.summary import ConfigurationSummary, DirectionSummary, Summary
-from nllb_prune.evaluation.summary.table import HEADER, METRICS, NONE, table_rows
+from nllb_prune.evaluation.summary.table import HEADER, METRICS, NONE, probability, table_rows
 from nllb_prune.masks import MaskSet
 from nllb_prune.report.names import key_name, metric_name, number, second_metric, significant
 from nllb_prune.report.plans import per_layer, planned
@@ -96,7 +96,7 @@ def _numbers(d: DirectionSummary, summary: Summary) -> tuple[str, ...]:
         f"{d.figures['chrf']:.1f}",
         number(change.value, 1, sign=True),
         f"{number(change.low, 1, sign=True)} to {number(change.high, 1, sign=True)}",
-        f"{change.q:.3f}",
+        probability(change.q),
         *(() if second is None else (f"{d.figures[second]:.1f}",)),
         f"{d.figures['length_ratio']:.2f}",
         f"{100 * d.figures['repeat_rate_4']:.1f}",

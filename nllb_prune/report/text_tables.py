@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nllb_prune.evaluation.summary.groups import ALL
 from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
-from nllb_prune.evaluation.summary.table import HEADER, NONE, figure_of, table_rows
+from nllb_prune.evaluation.summary.table import HEADER, NONE, figure_of, probability, table_rows
 from nllb_prune.report.names import groups, interval, metric_name, number, second_metric, significant
 from nllb_prune.report.tables import search_words, signature_rows, summary_header, worst
 
@@ -88,7 +88,7 @@ def _worst(summary: Summary) -> list[str]:
             d.direction,
             f"{d.figures['chrf']:.1f}",
             number(d.changes["chrf"].value, 1, sign=True),
-            f"{d.changes['chrf'].q:.3f}",
+            probability(d.changes["chrf"].q),
             f"{d.figures['length_ratio']:.2f}",
         ]
         for c in summary.configurations

@@ -96,6 +96,8 @@ def test_thresholds_change_flags_and_signatures(detect, table):
         (["--source", "en", "--target", "de", "--threshold", "script"], "`--threshold` must be NAME=VALUE"),
         (["--source", "en", "--target", "de", "--threshold", "scripts=1"], "`thresholds` must be of oscillation"),
         (["--source", "en", "--target", "de", "--threshold", "labse=1"], "`thresholds` must be of oscillation"),
+        (["--source", "en", "--target", "de", "--threshold", "script=nan"], "but is `script=nan` instead"),
+        (["--source", "en", "--target", "de", "--threshold", "script=-inf"], "but is `script=-inf` instead"),
         (["--source", "en", "--target", "de", "--lid-model", "none.bin"], "must be a fastText model file"),
         (["--source", "en", "--target", "de", "--labse", "none"], "must be a folder with the model of `labse`"),
     ],
@@ -103,3 +105,35 @@ def test_thresholds_change_flags_and_signatures(detect, table):
 def test_one_line_for_what_is_wrong(detect, table, options, says):
     with pytest.raises(UsageError, match=says):
         detect(table, *options)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--masks", "masks.json"],
+        ["--dense", "mini-dense"],
+        ["--suite", "mini"],
+        ["--statistics", "statistics.safetensors"],
+        ["--needs"],
+        ["--text", "folder"],
+        ["--directions", "en-de"],
+        ["--beams", "4"],
+        ["--ray", "local"],
+        ["--baseline", "full"],
+    ],
+    ids=lambda option: option[0],
+)
+def test_options_of_an_evaluation_are_refused(detect, table, tmp_path, option):
+    options = (table, "--source", "en", "--target", "de", "--output", tmp_path / "out.tsv")
+    with pytest.raises(UsageError) as found:
+        detect(*options, *option)
+    assert str(found.value) == f"`{option[0]}` must be left out with `--detect-only`, but is given."
+    assert not (tmp_path / "out.tsv").exists()
+    detect(*options)
+    assert (tmp_path / "out.tsv").exists()
+
+
+def test_a_model_is_refused(table):
+    options = parser().parse_args(["evaluate", "mini", "--detect-only", str(table), "--source", "en", "--target", "de"])
+    with pytest.raises(UsageError, match="`MODEL` must be left out with `--detect-only`, but is given"):
+        options.run(options)

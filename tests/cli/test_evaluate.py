@@ -13,6 +13,7 @@ import pytest
 
 from nllb_prune.evaluation.evaluation import Evaluation
 from nllb_prune.evaluation.summary.summary import Summary
+from nllb_prune.evaluation.worker import Worker
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_spec
 from nllb_prune.model.source import model_folder
@@ -67,7 +68,10 @@ def test_a_table_a_verdict_and_how_the_numbers_were_made(works, arguments, masks
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["full", "few", "whole"]
     assert "2 directions, 3 sentences each; against full" in lines
-    assert "whole: accepted" in lines
+    assert "whole: accepted with warnings" in lines
+    few = "3 sentences a direction are too few to tell (20 or more are enough to begin with)"
+    assert lines[lines.index("whole: accepted with warnings") + 1] == f"  {few}"
+    assert lines.count(f"  {few}") == 2
     assert [line for line in lines if line.startswith("chrf: nrefs:1|")]
     assert [line for line in lines if line.startswith("spbleu: ") and "|tok:spm-" in line]
     assert [line for line in lines if line.startswith("oscillation: oscillation|n:4|")]
@@ -114,10 +118,12 @@ def test_without_a_model_of_spbleu_it_is_left_out_and_one_is_told(cli, arguments
 
 
 def test_tests_and_limits_can_be_chosen(works, arguments):
-    options = ("--test", "randomisation", "--resamples", 50, "--seed", 3, "--limit", "mean_loss=50/60")
-    found = json.loads(works(*arguments, *options, "--json"))
     name = "paired randomisation"
-    assert found["test"] == {"name": name, "rates": name, "resamples": 50, "trials": 10000, "seed": 3}
+    found = json.loads(works(*arguments, "--json"))
+    assert found["test"] == {"name": name, "rates": name, "resamples": 1000, "trials": 10_000, "seed": 12345}
+    options = ("--test", "bootstrap", "--resamples", 50, "--trials", 70, "--seed", 3, "--limit", "mean_loss=50/60")
+    found = json.loads(works(*arguments, *options, "--json"))
+    assert found["test"] == {"name": "paired bootstrap", "rates": name, "resamples": 50, "trials": 70, "seed": 3}
     assert found["limits"]["mean_loss"] == [50, 60]
 
 
@@ -177,8 +183,28 @@ def test_force_makes_all_again(works, arguments, tmp_path):
     assert all(moment > files[name] for name, moment in moments(tmp_path / "scores").items())
 
 
-def killed(command, folder, *, after):
-    """Run until there are so many results, and kill the process without a warning; return the results it left."""
+def test_force_that_is_interrupted_before_its_first_result_leaves_the_old_ones(cli, works, arguments, tmp_path):
+    works(*arguments)
+    before, files = results(tmp_path / "scores"), moments(tmp_path / "scores")
+    summary = (tmp_path / "scores" / "summary.json").read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "__call__", interrupted)
+        status, out, err = cli(*arguments, "--force")
+    assert (status, out) == (130, "")
+    assert err == "nllb-prune evaluate: interrupted; the same command continues where it stopped.\n"
+    assert not (tmp_path / "scores" / "summary.json").exists()
+    assert (results(tmp_path / "scores"), moments(tmp_path / "scores")) == (before, files)
+    works(*arguments)
+    assert moments(tmp_path / "scores") == files
+    assert (tmp_path / "scores" / "summary.json").read_bytes() == summary
+
+
+def killed(command, folder, *, until):
+    """Run until the results are so, and kill the process without a warning; return the results it left."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "nllb_prune", *map(str, command)],
@@ -187,7 +213,7 @@ def killed(command, folder, *, after):
         stderr=subprocess.DEVNULL,
     )
     try:
-        while len(list(folder.rglob("*.gz"))) < after and process.poll() is None:
+        while not until(moments(folder)) and process.poll() is None:
             time.sleep(0.002)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -195,12 +221,19 @@ def killed(command, folder, *, after):
     return moments(folder)
 
 
-def test_a_killed_run_is_continued_to_the_same_bytes(works, masks, tmp_path):
-    def command(name):
+@pytest.fixture
+def command(masks, tmp_path):
+    """Makes an evaluation of eight results of 40 sentences, which takes a while, in a folder."""
+
+    def of(name):
         text = ("--directions", f"{BOTH},spa_Latn-eng_Latn,eng_Latn-spa_Latn", "--sentences", 40, *SPBLEU)
         return ("evaluate", "mini", *text, "--masks", masks / "few.json", "--threads", 1, "--output", tmp_path / name)
 
-    left = killed(command("killed"), tmp_path / "killed", after=3)
+    return of
+
+
+def test_a_killed_run_is_continued_to_the_same_bytes(works, command, tmp_path):
+    left = killed(command("killed"), tmp_path / "killed", until=lambda found: len(found) >= 3)
     assert 3 <= len(left) < 8
     assert not (tmp_path / "killed" / "summary.json").exists()
     works(*command("killed"))
@@ -211,6 +244,100 @@ def test_a_killed_run_is_continued_to_the_same_bytes(works, masks, tmp_path):
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     for name in ("summary.json", "evaluation.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("options", [["--beams", 2], ["--force"]], ids=["other settings", "force"])
+def test_a_run_that_is_killed_in_the_middle_of_remaking_leaves_no_summary(works, fails, command, tmp_path, options):
+    folder = tmp_path / "remade"
+    works(*command("remade"))
+    before, summary = moments(folder), folder / "summary.json"
+    assert summary.exists()
+    assert "chrF++" in works("report", "--scores", folder)
+
+    def remade(found):
+        return {name for name, moment in found.items() if moment != before.get(name)}
+
+    left = killed((*command("remade"), *options), folder, until=remade)
+    assert set(left) == set(before)
+    assert 1 <= len(remade(left)) < 8
+    assert not summary.exists()
+    for what in (["--scores", folder], ["--scores", summary], ["--compare", folder, folder]):
+        assert f"`{summary}` must be the summary of an evaluation, but there is no such file" in fails("report", *what)
+    beams = [each for each in options if each != "--force"]
+    works(*command("remade"), *beams)
+    works(*command("whole"), *beams)
+    assert results(folder) == results(tmp_path / "whole")
+    assert summary.read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+
+
+def test_wrong_input_leaves_the_summary(works, fails, arguments, tmp_path):
+    works(*arguments)
+    before = (tmp_path / "scores" / "summary.json").read_bytes()
+    for wrong in (
+        ["--baseline", "other"],
+        ["--limit", "loss=1/2"],
+        ["--threshold", "scripts=1"],
+        ["--threshold", "long=nan"],
+        ["--seed", -1],
+        ["--source", "en"],
+    ):
+        fails(*arguments, *wrong)
+        assert (tmp_path / "scores" / "summary.json").read_bytes() == before
+
+
+# suites
+
+ONE_DIRECTION = """
+description = "One direction, with masks that are given."
+languages = "mini"
+directions = ["eng_Latn-deu_Latn"]
+sentences = 2
+[model]
+default = "mini"
+[text]
+kind = "mini"
+split = "test"
+[baselines]
+full = true
+[configurations.own]
+given = "masks"
+"""
+
+
+@pytest.fixture
+def own_suite(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(ONE_DIRECTION)
+    return path
+
+
+def test_what_a_suite_needs_as_json(works, cli, own_suite, masks, tmp_path):
+    found = json.loads(works("evaluate", "--suite", own_suite, "--needs", "--json"))
+    facts = {"suite": "own", "directions": 1, "sentences": 2, "configurations": ["full", "own"], "translations": 4}
+    assert {name: found[name] for name in facts} == facts
+    assert set(found) == {*facts, "items"}
+    missing = {each["what"]: each["missing"] for each in found["items"]}
+    assert missing["masks own"] == "--masks own=FILE"
+    assert missing["model"] is missing["text"] is None
+    given = ("--masks", f"own={masks / 'few.json'}")
+    found = json.loads(works("evaluate", "--suite", own_suite, *given, "--needs", "--json"))
+    assert {each["missing"] for each in found["items"]} == {None}
+    text = works("evaluate", "--suite", own_suite, *given, "--needs")
+    assert text.splitlines()[-1].endswith("(full, own) = 4 translations, greedy")
+    status, out, err = cli("evaluate", "--suite", own_suite, "--json", *SPBLEU, "--output", tmp_path / "s")
+    assert (status, out) == (1, "")
+    assert "missing: --masks own=FILE" in err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_suite_with_json_prints_nothing_else_on_standard_output(cli, works, own_suite, masks, tmp_path):
+    suite = ("evaluate", "--suite", own_suite, "--masks", f"own={masks / 'few.json'}", *SPBLEU)
+    status, out, err = cli(*suite, "--json", "--output", tmp_path / "s")
+    assert status == 0
+    assert json.loads(out) == json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert [each["name"] for each in json.loads(out)["configurations"]] == ["full", "own"]
+    assert err == works(*suite, "--needs")
+    assert works(*suite, "--output", tmp_path / "s").startswith(err)
 
 
 # what is wrong
@@ -228,6 +355,10 @@ def test_a_killed_run_is_continued_to_the_same_bytes(works, masks, tmp_path):
         (["--limit", "mean_loss=3/2"], "`limit` must be NAME=WARN/REJECT with WARN <= REJECT"),
         (["--limit", "loss=1/2"], "a name of mean_loss, into_english_loss, worst_loss"),
         (["--threshold", "script"], "`--threshold` must be NAME=VALUE"),
+        *((["--threshold", f"long={value}"], f"but is `long={value}` instead") for value in ("nan", "inf", "-inf")),
+        (["--source", "en"], "`--source` must go with `--detect-only`, but that is missing"),
+        (["--target", "de"], "`--target` must go with `--detect-only`, but that is missing"),
+        (["--languages", "mini"], "`--languages` must go with `--detect-only`, but that is missing"),
         (["--threshold", "scripts=1"], "`thresholds` must be of oscillation"),
         (["--spbleu-model", "none.model"], "`none.model` must be a sentencepiece model, but there is no such file"),
         (["--lid-model", "none.bin"], "none.bin"),
@@ -258,6 +389,13 @@ def test_the_model_and_the_output_must_be_given(fails):
 def test_configurations_need_names_of_their_own(fails, masks, tmp_path, names):
     given = [part for name in names for part in ("--masks", f"{name}{masks / 'few.json'}")]
     assert "a name of its own" in fails("evaluate", "mini", *given, *SPBLEU, "--output", tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_configurations_are_not_named_as_files_of_the_folder(fails, masks, tmp_path):
+    given = ("--masks", f"summary.json={masks / 'few.json'}", "--directions", PAIR, "--sentences", 1)
+    line = fails("evaluate", "mini", *given, *SPBLEU, "--output", tmp_path / "scores")
+    assert "not end in .json, but one is 'summary.json' instead" in line
     assert not (tmp_path / "scores").exists()
 
 

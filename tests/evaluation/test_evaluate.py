@@ -20,6 +20,7 @@ from nllb_prune.evaluation.detectors.repetition import Oscillation
 from nllb_prune.evaluation.evaluate import Search, evaluate, evaluate_elsewhere
 from nllb_prune.evaluation.fidelity.full_model import FullDirection
 from nllb_prune.evaluation.measuring import SCORES_ONLY, Measuring
+from nllb_prune.evaluation.results import RESULT_FILES
 from nllb_prune.evaluation.scores.spbleu import find_spbleu
 from nllb_prune.evaluation.scores.writing import bleu_tokenizer
 from nllb_prune.evaluation.work import EvaluationItem, EvaluationWork
@@ -32,6 +33,14 @@ from nllb_prune.worklist import one_by_one
 PAIR = ("eng_Latn", "deu_Latn")
 BACK = PAIR[::-1]
 BOTH = (PAIR, BACK)
+
+
+@pytest.fixture(autouse=True)
+def fresh_versions():
+    """Versions are looked up once a process; set up before what changes them, so cleared after it."""
+    work_module._versions.cache_clear()
+    yield
+    work_module._versions.cache_clear()
 
 
 @pytest.fixture
@@ -235,6 +244,72 @@ def test_force_makes_all_again(run, translated, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
+def tampered(path):
+    """Put other outputs under the right settings."""
+    result, header = RESULT_FILES.unpack(path.read_bytes())
+    path.write_bytes(RESULT_FILES.pack(replace(result, hypotheses=("falsch",) * result.sentences), header))
+
+
+def forced(run, folder, *, elsewhere, text, configurations):
+    """Make all again, here or as workers elsewhere do, that load the model themselves."""
+    if not elsewhere:
+        return run(configurations=configurations, force=True)
+    options = {"folder": folder, "measuring": SCORES_ONLY, "sentences": 3, "force": True}
+    return evaluate_elsewhere(
+        "mini",
+        text,
+        BOTH,
+        configurations,
+        make_mapper=lambda factory: one_by_one(pickle.loads(pickle.dumps(factory))()),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_force_uses_no_outputs_of_earlier_runs(
+    run, translated, tmp_path, test_text, random_masks, measuring, elsewhere
+):
+    configurations = {"full": None, "half": random_masks(32)}
+    run(configurations=configurations)
+    before = contents(tmp_path / "run")
+    for path in sorted((tmp_path / "run").rglob("*.gz")):
+        tampered(path)
+    assert not set(contents(tmp_path / "run").values()) & set(before.values())
+    other_measures = run(configurations=configurations, measuring=measuring)
+    assert other_measures.result("half", PAIR).hypotheses == ("falsch",) * 3  # which are kept otherwise
+    translated.clear()
+    forced(run, tmp_path / "run", elsewhere=elsewhere, text=test_text, configurations=configurations)
+    assert translated == [PAIR, PAIR, BACK, BACK]
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("finished", [0, 1, 3])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_force_that_is_interrupted_leaves_the_old_files(run, translated, tmp_path, monkeypatch, finished, beams):
+    run()
+    run(search=Search(beams=beams), folder=tmp_path / "whole")
+    before, new = contents(tmp_path / "run"), contents(tmp_path / "whole")
+    make, left = worker_module.Worker.__call__, iter(range(finished))
+
+    def ends(self, item):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return make(self, item)
+
+    monkeypatch.setattr(worker_module.Worker, "__call__", ends)
+    with pytest.raises(KeyboardInterrupt):
+        run(search=Search(beams=beams), force=True)
+    after = contents(tmp_path / "run")
+    assert list(after) == list(before)
+    order = [f"{name}/{direction}.jsonl.gz" for direction in map("-".join, BOTH) for name in ("full", "half")]
+    assert after == before | {name: new[name] for name in order[:finished]}
+    monkeypatch.setattr(worker_module.Worker, "__call__", make)
+    translated.clear()
+    run(search=Search(beams=beams))
+    assert len(translated) == (0 if beams == 1 else 4 - finished)
+    assert contents(tmp_path / "run") == new
+
+
 # what is never reused
 
 
@@ -288,6 +363,7 @@ def test_results_of_other_settings_are_made_again(
         monkeypatch.setattr(work_module, "__version__", "9.9")
     else:
         monkeypatch.setattr(work_module, "version", lambda name: "9.9")
+    work_module._versions.cache_clear()
     translated.clear()
     told = []
     run([PAIR], **options, told=told.append)
@@ -469,7 +545,7 @@ def test_masks_of_another_model_are_refused(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "tab\t", "-option"])
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "tab\t", "-option", "summary.json", "a.json"])
 def test_names_that_are_no_folders_are_refused(run, name):
     with pytest.raises(UsageError, match=r"`configurations` must be named with letters, .* but one is "):
         run(configurations={name: None})
@@ -481,6 +557,31 @@ def test_no_directions_and_other_languages_are_refused(run, translated):
     with pytest.raises(UsageError, match=r"`directions` must be of languages of the text, .*, but one has fra_Latn"):
         run((PAIR, ("eng_Latn", "fra_Latn")))
     assert translated == []
+
+
+def test_a_name_may_hold_json_elsewhere(run, tmp_path):
+    run([PAIR], {"json": None, "a.json.b": None})
+    assert list(contents(tmp_path / "run")) == [f"{name}/{'-'.join(PAIR)}.jsonl.gz" for name in ("a.json.b", "json")]
+
+
+def test_masks_are_hashed_once_however_many_directions(mini, test_text, random_masks, tmp_path, monkeypatch):
+    made, signature = [], MaskSet.signature.fget
+    monkeypatch.setattr(MaskSet, "signature", property(lambda masks: made.append(masks) or signature(masks)))
+    codes = test_text.languages
+    configurations = {"full": None, "half": random_masks(32), "few": random_masks(8)}
+    work = EvaluationWork(
+        facts=facts_of(mini),
+        text=test_text,
+        directions=tuple((a, b) for a in codes for b in codes if a != b),
+        configurations=configurations,
+        search=Search(),
+        measuring=SCORES_ONLY,
+        folder=tmp_path,
+    )
+    found = {(item.configuration, work.translation_settings(item)["masks"]) for item in work.items()}
+    assert len(work.items()) == 270
+    assert made == [configurations["half"], configurations["few"]]
+    assert found == {(name, masks and signature(masks)) for name, masks in configurations.items()}
 
 
 def test_an_item_names_its_file():

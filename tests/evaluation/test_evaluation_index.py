@@ -12,6 +12,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.evaluate import evaluate
 from nllb_prune.evaluation.evaluation import Evaluation, plan_facts, result_path
 from nllb_prune.evaluation.measuring import SCORES_ONLY
+from nllb_prune.evaluation.results import RESULT_FILES
 from nllb_prune.evaluation.summary.summarise import summarise
 
 PAIR = ("eng_Latn", "deu_Latn")
@@ -83,6 +84,21 @@ def test_results_of_another_run_are_refused(saved, mini, mini_tokenizer, test_te
     with pytest.raises(UsageError, match="Evaluate again"):
         summarise(opened, test_text, detectors=detectors)
     assert opened.result("half", PAIR).sentences == 24
+
+
+@pytest.mark.parametrize(
+    ("configuration", "direction"),
+    [("few", PAIR), ("half", PAIR[::-1]), ("half", ("eng_Latn", "zho_Hans")), ("half", ("hin_Deva", "deu_Latn"))],
+)
+def test_a_result_of_something_else_under_this_name_is_refused(saved, configuration, direction):
+    """Its settings are those that the name asks for."""
+    path = result_path(saved.folder, "half", "-".join(PAIR))
+    result, header = RESULT_FILES.unpack(path.read_bytes())
+    path.write_bytes(RESULT_FILES.pack(saved.result(configuration, direction), header))
+    with pytest.raises(UsageError, match=r"`.*half/eng_Latn-deu_Latn.jsonl.gz` must be what its name says, but is of"):
+        saved.result("half", PAIR)
+    path.write_bytes(RESULT_FILES.pack(result, header))
+    assert saved.result("half", PAIR).to_json() == result.to_json()
 
 
 @pytest.mark.parametrize(

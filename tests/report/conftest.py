@@ -116,18 +116,28 @@ def make_summary(
         ]  # fmt: skip
         each = [_scored(d, spbleu) for d in each]
         plan = plans.get(name) and _plan(plans[name], shares[name])
-        found.append(_configuration(name, each, [_scored(d, spbleu) for d in full], plan or {}, shares[name]))
+        before = [_scored(d, spbleu) for d in full]
+        found.append(_configuration(name, each, before, plan or {}, shares[name], sentences=sentences))
     return Summary(
         model=model,
         configurations=tuple(found),
         baseline="full",
         sentences=sentences,
         beams=1,
-        test={"name": "paired bootstrap", "resamples": 1000, "seed": 12345},
+        test={"name": "paired randomisation", "resamples": 1000, "trials": 10_000, "seed": 12345},
         signatures=signatures,
+        signatures_by_target=_by_target(signatures, directions),
         limits=LIMITS,
         versions={"nllb-prune": "0.1.0", "sacrebleu": "2.5.1"},
     )
+
+
+def _by_target(signatures, directions):
+    """BLEU is by characters for Chinese."""
+    targets = dict.fromkeys(target for _, target in directions)
+    chosen = {name: dict.fromkeys(targets, signatures[name][0]) for name in ("chrf", "spbleu") if name in signatures}
+    words, characters = signatures["bleu"]
+    return chosen | {"bleu": {code: characters if code == "zho_Hans" else words for code in targets}}
 
 
 def _plan(options, kept):
@@ -172,7 +182,7 @@ def _change(value, width):
     return Change(value, value - width, value + width, *((1 / 1001, 0.002) if certain else (0.21, 0.3)))
 
 
-def _configuration(name, directions, baseline, plan, kept):
+def _configuration(name, directions, baseline, plan, kept, *, sentences):
     full = name == "full"
     if not full:
         directions = [_compared(d, b) for d, b in zip(directions, baseline, strict=True)]
@@ -180,7 +190,7 @@ def _configuration(name, directions, baseline, plan, kept):
         _group(group, directions, baseline, compared=not full)
         for group in group_names((d.source, d.target) for d in directions)
     )
-    judged = None if full else judge(groups, directions, detectors=tuple(FLAGGED), limits=LIMITS)
+    judged = None if full else judge(groups, directions, detectors=tuple(FLAGGED), limits=LIMITS, sentences=sentences)
     fidelity = dict(zip(MEASURES, (0.08, 0.2, 0.0004, 0.03, 0.07, 0.91), strict=True))
     return ConfigurationSummary(
         name=name,

@@ -73,6 +73,32 @@ def test_numbers_of_different_signatures_are_shown_and_not_compared(two):
     assert "not compared" in " ".join(rows[1])
 
 
+def test_any_is_compared_whatever_the_threshold_of_unlikely(two):
+    """Flagged by any detector leaves unlikely outputs out, whose threshold is fitted to each full model."""
+    ours, theirs = (
+        replace(
+            summary,
+            signatures={**summary.signatures, "unlikely": (f"unlikely|t:{threshold}|version:1",)},
+            configurations=tuple(with_rate(each, "unlikely", 0.01) for each in summary.configurations),
+        )
+        for summary, threshold in zip(two, (1.9, 2.1), strict=True)
+    )
+    found = compare(ours, theirs)
+    pair = found.configurations[1]
+    assert pair.figure("unlikely", "all").difference is None
+    change = theirs["global"].figure("any").value - ours["global"].figure("any").value
+    assert pair.figure("any", "all").difference.value == pytest.approx(change)
+    assert change != 0
+    assert [notice.what for notice in found.notices] == ["signature of unlikely"]
+    other = replace(theirs, signatures={**theirs.signatures, "empty": ("empty|t:9",)})
+    assert compare(ours, other).configurations[1].figure("any", "all").difference is None
+
+
+def with_rate(configuration, name, value):
+    groups = (replace(each, figures={**each.figures, name: Figure(value, 0.0, 0.02)}) for each in configuration.groups)
+    return replace(configuration, groups=tuple(groups))
+
+
 def test_other_sentences_are_compared_in_nothing(inputs, two):
     found = compare(two[0], replace(two[1], sentences=12))
     assert all(each.difference is None for pair in found.configurations for each in pair.figures)

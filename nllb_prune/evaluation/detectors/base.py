@@ -92,7 +92,7 @@ class Detector:
     @property
     def signature(self) -> str:
         """How flags are computed; rates of one signature are comparable."""
-        return _joined(self.name, {**self.measure.settings, "t": f"{self.threshold:g}"})
+        return _joined(self.name, {**self.measure.settings, "t": f"{self.threshold:.12g}"})
 
     def values(self, outputs: Outputs) -> FloatArray:
         """Return ``(sentences,)``, higher is worse; NaN where it cannot tell.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from nllb_prune.evaluation.detectors.base import Detector, Measure, Outputs
 from nllb_prune.evaluation.scores.metrics import FloatArray
 
 _BATCH = 32
+_SMALL = 1 << 16  # bytes: configurations, not weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Labse:
     @property
     def settings(self) -> Mapping[str, str]:
         """Folder and package."""
-        return {"model": self.folder.name, "sentence-transformers": version("sentence-transformers")}
+        return {"model": _identity(self.folder), "sentence-transformers": version("sentence-transformers")}
 
     def values(self, outputs: Outputs) -> FloatArray:
         """Return distances ``(sentences,)`` from 0 to 2."""
@@ -76,7 +78,7 @@ class Comet:
     @property
     def settings(self) -> Mapping[str, str]:
         """Folder and package."""
-        return {"model": self.folder.name, "unbabel-comet": version("unbabel-comet")}
+        return {"model": _identity(self.folder), "unbabel-comet": version("unbabel-comet")}
 
     def values(self, outputs: Outputs) -> FloatArray:
         """Return minus the estimates ``(sentences,)``."""
@@ -108,6 +110,16 @@ def model_detector(name: str, folder: Path, *, threshold: float | None = None) -
     if name not in MODELS:
         raise UsageError(f"`name` must be one of {', '.join(MODELS)}, but is {name!r} instead.")
     return Detector(MODELS[name](folder), math.inf if threshold is None else threshold)
+
+
+def _identity(folder: Path) -> str:
+    """Return the name of a folder with a hash of its small files and the sizes of all: other models have other ones."""
+    digest = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        digest.update(path.read_bytes() if size < _SMALL else b"")
+    return f"{folder.name}-{digest.hexdigest()[:8]}"
 
 
 def _package(module: str, name: str, folder: Path) -> Any:

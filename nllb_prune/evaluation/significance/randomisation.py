@@ -77,6 +77,28 @@ class Randomisation:
         return cls(**filled)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SwappedSums:
+    """Sums over sentences of two systems' columns: as they are, then after the swaps of each trial."""
+
+    system: FloatArray
+    """``(1 + trials, columns)``"""
+    baseline: FloatArray
+    sentences: int
+
+    def differences(self, measure: Measure, columns: slice = slice(None)) -> Samples:
+        """Return the difference system - baseline of a number, and the difference in each trial."""
+        found = measure(self.system[:, columns]) - measure(self.baseline[:, columns])
+        return Samples(float(found[0]), found[1:], 1, self.sentences)
+
+
+def swapped_sums(system: IntArray | FloatArray, baseline: IntArray | FloatArray, *, swaps: Swaps) -> SwappedSums:
+    """Swap the sentences of two tables ``(sentences, columns)`` and sum, for as many numbers as their columns give."""
+    ours, theirs = system.astype(np.float64), baseline.astype(np.float64)
+    moved = np.vstack([np.zeros(ours.shape[1]), swaps.moved(theirs - ours)])  # the first row swaps nothing
+    return SwappedSums(ours.sum(axis=0) + moved, theirs.sum(axis=0) - moved, len(ours))
+
+
 def swapped(
     system: IntArray | FloatArray, baseline: IntArray | FloatArray, *, measure: Measure, swaps: Swaps
 ) -> Samples:
@@ -85,10 +107,7 @@ def swapped(
     `resampling.mean` of several is the test of the mean over directions: directions with equally many lines swap the
     same lines, as in a multi-way parallel test set line i is the same sentence in each.
     """
-    ours, theirs = system.astype(np.float64), baseline.astype(np.float64)
-    moved = np.vstack([np.zeros(ours.shape[1]), swaps.moved(theirs - ours)])  # the first row swaps nothing
-    differences = measure(ours.sum(axis=0) + moved) - measure(theirs.sum(axis=0) - moved)
-    return Samples(float(differences[0]), differences[1:], 1, len(ours))
+    return swapped_sums(system, baseline, swaps=swaps).differences(measure)
 
 
 def randomisation(differences: Samples, *, metric: str, seed: int = SEED) -> Randomisation:

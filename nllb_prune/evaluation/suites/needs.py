@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nllb_prune.corpus import DATASETS, ParallelText
 from nllb_prune.errors import UsageError
@@ -46,6 +47,17 @@ class Needs:
             lines.append(f"  {item.what.ljust(width)}  {item.found}")
             lines += [] if item.missing is None else [f"  {' ' * width}  missing: {item.missing}"]
         return "\n".join([*lines, f"  {'work'.ljust(width)}  {self._work()}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as JSON values."""
+        return {
+            "suite": self.suite.name,
+            "items": [asdict(item) for item in self.items],
+            "directions": self.directions,
+            "sentences": self.sentences,
+            "configurations": list(self.configurations),
+            "translations": self.translations,
+        }
 
     def check(self) -> None:
         """Refuse to start while something is missing.

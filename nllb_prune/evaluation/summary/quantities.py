@@ -78,10 +78,15 @@ def _rates(flags: Flags) -> list[Counts]:
         rates.append(_off_target(flags))
     if flags.from_reference is not None:
         rates.append(Counts(_pair(flags.from_reference, flags.counted[DETACHED]), {FROM_REFERENCE: _mean}))
-    found = [flagged for name, flagged in flags.flagged.items() if name != UNLIKELY]  # defined by the baseline's rate
+    found = [_surely(name, flagged, flags) for name, flagged in flags.flagged.items() if name != UNLIKELY]
     if found:
         rates.append(Counts(_pair(np.logical_or.reduce(found)), {ANY: _mean}))
     return rates
+
+
+def _surely(name: str, flagged: NDArray[np.bool_], flags: Flags) -> NDArray[np.bool_]:
+    """Return what counts for `any`: off-target is no sign where the identifier is wrong about the reference too."""
+    return flagged & ~flags.references[0] if name == OFF_TARGET and flags.references is not None else flagged
 
 
 def _off_target(flags: Flags) -> Counts:

@@ -1,4 +1,4 @@
-"""From the results of directions to a `Summary`; one direction is in memory at a time, however many there are."""
+"""From the results of directions to a `Summary`; the sentences of one direction are in memory at a time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def summarise(
         raise UsageError(f"`baseline` must be one of {known}, but is {baseline} instead.")
     draws, swaps = Draws(testing.resamples, testing.seed), testing.swaps()
     running = {name: _Running(name, Comparing(testing, draws, swaps)) for name in evaluation.configurations}
-    signatures: dict[str, set[str]] = {}
+    signatures: dict[str, dict[str, str]] = {}
     sentences = 0
     for direction in progress(evaluation.directions) if progress else evaluation.directions:
         results = evaluation.results(direction)
@@ -68,7 +68,7 @@ def summarise(
             seen = reference if name == baseline else _seen(result, results[baseline], detectors, text, draws)
             running[name].add(seen, None if name == baseline else reference, text)
             for metric, score in result.scores.items():
-                signatures.setdefault(metric, set()).add(score.signature)
+                signatures.setdefault(metric, {})[direction[1]] = score.signature
         sentences = results[baseline].sentences
     names = group_names(evaluation.directions)
     return Summary(
@@ -80,6 +80,7 @@ def summarise(
                 groups=names,
                 detectors=detectors,
                 limits=limits,
+                sentences=sentences,
             )
             for each in running.values()
         ),
@@ -88,9 +89,10 @@ def summarise(
         beams=evaluation.beams,
         test=testing.to_json(),
         signatures={
-            **{metric: tuple(sorted(found)) for metric, found in signatures.items()},
+            **{metric: tuple(sorted(set(found.values()))) for metric, found in signatures.items()},
             **{detector.name: (detector.signature,) for detector in detectors},
         },
+        signatures_by_target=signatures,
         limits=dict(limits),
         versions={"nllb-prune": __version__, **{name: version(name) for name in _PACKAGES}},
     )
@@ -149,6 +151,7 @@ class _Running:
         groups: Sequence[str],
         detectors: Sequence[Detector],
         limits: Mapping[str, tuple[float, float]],
+        sentences: int,
     ) -> ConfigurationSummary:
         directions = _with_q(self.directions)
         found = self.comparing.groups(groups)
@@ -163,7 +166,9 @@ class _Running:
             directions=tuple(directions),
             fidelity=_defined(Fidelity(np.stack(self.fidelity))) if self.fidelity else None,
             examples=self.examples.found(),
-            verdict=None if baseline is None else judge(found, directions, detectors=names, limits=limits),
+            verdict=None
+            if baseline is None
+            else judge(found, directions, detectors=names, limits=limits, sentences=sentences),
         )
 
 

@@ -159,6 +159,8 @@ class Summary:
     """`name` (bootstrap or randomisation), `resamples`, `seed`."""
     signatures: Mapping[str, tuple[str, ...]]
     """Of metrics (sacrebleu's; BLEU has one for each tokenizer) and of detectors."""
+    signatures_by_target: Mapping[str, Mapping[str, str]]
+    """Of each metric by target language: which of its signatures a direction has."""
     limits: Mapping[str, tuple[float, float]]
     """Beyond which a configuration is warned of, and rejected, by name."""
     versions: Mapping[str, str]
@@ -220,6 +222,7 @@ def _summary(content: Mapping[str, Any]) -> Summary:
         beams=content["beams"],
         test=content["test"],
         signatures={name: tuple(found) for name, found in content["signatures"].items()},
+        signatures_by_target=content["signatures_by_target"],
         limits={name: (warn, reject) for name, (warn, reject) in content["limits"].items()},
         versions=content["versions"],
     )

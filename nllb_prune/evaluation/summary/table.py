@@ -51,7 +51,7 @@ def _row(configuration: ConfigurationSummary, summary: Summary) -> tuple[str, ..
         _mean(configuration, "length_ratio", ALL, digits=3),
         _flagged(configuration),
         NONE if worst is None else f"{worst.direction} {worst.changes['chrf'].value:+.1f}",
-        NONE if change is None else f"{change.q:.3f}",
+        NONE if change is None else probability(change.q),
         "baseline" if configuration.verdict is None else configuration.verdict.outcome,
     )
 
@@ -95,6 +95,11 @@ def _rise(figure: Figure) -> float:
 def _flagged(configuration: ConfigurationSummary) -> str:
     figure = figure_of(configuration, ANY)
     return NONE if figure is None else f"{100 * figure.value:.1f} %"
+
+
+def probability(value: float) -> str:
+    """Format a p or q with three digits, none of which may be all there is."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def size(count: int) -> str:

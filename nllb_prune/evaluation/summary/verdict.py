@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nllb_prune.errors import UsageError
+from nllb_prune.evaluation.detectors import UNLIKELY
 from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH
 from nllb_prune.evaluation.summary.summary import DirectionSummary, Figure, GroupSummary, Verdict
 
@@ -15,11 +16,13 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "worst_loss": (3.0, 8.0),  # chrF++, of one direction
     "bleu_loss": (1.0, 3.0),  # sees the over-generation that chrF++ hides
     "length_change": (0.03, 0.10),  # output / reference, in any group of directions
-    "rate_rise": (0.01, 0.03),  # share of sentences that a detector flags, if significant
+    "rate_rise": (0.01, 0.03),  # share of sentences that a detector flags
 }
-"""Warn at, reject at. Losses are counted if q < .05; the published 80 % masks of NLLB-200 fail `length_change`."""
+"""Warn at, reject at. A change counts if its 95 % interval leaves 0 out; the loss of the worst direction, being the
+largest of many, by the near end of its interval. The published 80 % masks of NLLB-200 fail `length_change`."""
 
-_SIGNIFICANT = 0.05
+_FEWEST = 20
+"""Sentences of a direction, below which there is always a warning: intervals of fewer mean little."""
 _WORDS = ("accepted", "accepted with warnings", "rejected")
 
 
@@ -58,19 +61,34 @@ def judge(
     *,
     detectors: Sequence[str],
     limits: Mapping[str, tuple[float, float]],
+    sentences: int,
 ) -> Verdict:
-    """Hold a compared configuration against the limits."""
+    """Hold a compared configuration against the limits; unlikely outputs are no fault by themselves.
+
+    Args:
+        groups: Its figures, with changes against the baseline.
+        directions: Its directions.
+        detectors: Whose rates are looked at.
+        limits: By name, to warn at and to reject at.
+        sentences: Of each direction.
+    """
     findings = [
         *_losses(groups),
         *_worst(directions),
         *_lengths(groups),
-        *(finding for name in detectors for finding in _rises(groups, name)),
+        *(finding for name in detectors if name != UNLIKELY for finding in _rises(groups, name)),
     ]
     passed = [(_severity(each, limits), each) for each in findings]
     kept = [(severity, each) for severity, each in passed if severity]
     kept.sort(key=lambda pair: -pair[0])  # stable: the order of limits within a severity
-    reasons = tuple(f"{each.text} ({_shown(each.limit, limits)})" for _, each in kept)
-    return Verdict(_WORDS[max((severity for severity, _ in kept), default=0)], reasons)  # type: ignore[arg-type]
+    reasons = [f"{each.text} ({_shown(each.limit, limits)})" for _, each in kept]
+    worst = max((severity for severity, _ in kept), default=0)
+    if sentences < _FEWEST:
+        reasons.append(
+            f"{sentences} sentences a direction are too few to tell ({_FEWEST} or more are enough to begin with)"
+        )
+        worst = max(worst, 1)
+    return Verdict(_WORDS[worst], tuple(reasons))  # type: ignore[arg-type]
 
 
 def _severity(finding: _Finding, limits: Mapping[str, tuple[float, float]]) -> int:
@@ -101,15 +119,15 @@ def _over(group: str) -> str:
 
 def _loss(figure: Figure) -> float:
     change = figure.change
-    return -change.value if change is not None and change.value < 0 and change.q < _SIGNIFICANT else 0.0
+    return -change.value if change is not None and change.high < 0 else 0.0
 
 
 def _worst(directions: Sequence[DirectionSummary]) -> list[_Finding]:
-    lost = [(d.changes["chrf"].value, d.direction) for d in directions if d.changes["chrf"].q < _SIGNIFICANT]
+    lost = [(d.changes["chrf"].high, d.direction, d.changes["chrf"].value) for d in directions if "chrf" in d.changes]
     if not lost or min(lost)[0] >= 0:
         return []
-    value, direction = min(lost)
-    return [_Finding("worst_loss", -value, f"loses {-value:.1f} chrF++ in {direction}")]
+    high, direction, value = min(lost)
+    return [_Finding("worst_loss", -high, f"loses {-value:.1f} chrF++ in {direction}, {-high:.1f} at the least")]
 
 
 def _lengths(groups: Sequence[GroupSummary]) -> list[_Finding]:
@@ -117,8 +135,9 @@ def _lengths(groups: Sequence[GroupSummary]) -> list[_Finding]:
     for group in groups:
         figure = group.figures["length_ratio"]
         change = figure.change
-        if change is not None and change.q < _SIGNIFICANT:
-            text = f"length ratio {figure.value:.3f} {_over(group.name)}, {change.value:+.3f}"
+        if change is not None and change.low * change.high > 0:
+            how = "longer" if change.value > 0 else "shorter"
+            text = f"outputs are {how} {_over(group.name)}: length ratio {figure.value:.3f}, {change.value:+.3f}"
             found.append(_Finding("length_change", abs(change.value), text))
     return sorted(found, key=lambda each: -each.size)[:1]
 
@@ -128,7 +147,7 @@ def _rises(groups: Sequence[GroupSummary], detector: str) -> list[_Finding]:
     for group in groups:
         figure = group.figures.get(detector)
         change = None if figure is None else figure.change
-        if figure is not None and change is not None and change.value > 0 and change.q < _SIGNIFICANT:
+        if figure is not None and change is not None and change.low > 0:
             text = f"{detector}: {100 * figure.value:.1f} % of outputs {_over(group.name)}, {100 * change.value:+.1f}"
             found.append(_Finding("rate_rise", change.value, text))
     return sorted(found, key=lambda each: -each.size)[:1]

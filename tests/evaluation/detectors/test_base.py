@@ -34,6 +34,12 @@ def test_signatures():
     assert detector.signature == values.replace("|version", "|t:2.5|version")
 
 
+def test_thresholds_that_are_close_have_signatures_of_their_own():
+    near, far = (Detector(Oscillation(), threshold).signature for threshold in (1.9123456789, 1.9123456788))
+    assert "|t:1.9123456789|" in near
+    assert near != far
+
+
 def test_signatures_of_the_usual_ones_are_distinct_and_hold_the_threshold():
     assert [each.name for each in USUAL] == list(THRESHOLDS)
     for each in USUAL:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.detectors import Outputs
+from nllb_prune.evaluation.detectors import models as models_module
 from nllb_prune.evaluation.detectors.models import MODELS, model_detector
 
 OUTPUTS = Outputs(
@@ -55,7 +57,7 @@ def test_labse(tmp_path):
     assert values == pytest.approx(1 - cosines, abs=1e-5)
     assert values[0] == pytest.approx(0, abs=1e-5)
     assert values[1] > 1e-3
-    assert detector.signature.startswith("labse|model:labse|sentence-transformers:")
+    assert re.match(r"labse\|model:labse-[0-9a-f]{8}\|sentence-transformers:", detector.signature)
     assert "|t:0.5|" in detector.signature
 
 
@@ -108,6 +110,45 @@ def test_comet_is_asked_for_its_local_checkpoint_and_turned_round(tmp_path, monk
     assert package.asked == str(tmp_path / "checkpoints" / "model.ckpt")
     assert math.isinf(detector.threshold)
     np.testing.assert_array_equal(detector.values(OUTPUTS), [0, 12])
+
+
+def estimator(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "comet", EstimateByLength())
+    monkeypatch.setattr(models_module, "version", lambda package: "2.2")
+    return model_detector("comet", folder, threshold=0.5)
+
+
+def save_estimator(folder, *, weights=b"\0" * (1 << 16), sizes=b'{"layers": 24}'):
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "model.ckpt").write_bytes(weights)
+    (folder / "config.json").write_bytes(sizes)
+    return folder
+
+
+def test_the_signature_is_of_what_is_in_the_folder_and_not_of_where_it_is(tmp_path, monkeypatch):
+    one = estimator(save_estimator(tmp_path / "a" / "cometkiwi"), monkeypatch).signature
+    assert re.fullmatch(r"comet\|model:cometkiwi-[0-9a-f]{8}\|unbabel-comet:2\.2\|t:0\.5\|version:\S+", one), one
+    assert estimator(save_estimator(tmp_path / "b" / "cometkiwi"), monkeypatch).signature == one
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "config.json").write_text('{"layers": 12}'),  # as many bytes
+        lambda folder: (folder / "checkpoints" / "model.ckpt").write_bytes(b"\0" * (2 << 16)),
+        lambda folder: (folder / "config.json").rename(folder / "configuration.json"),
+        lambda folder: (folder / "vocabulary.txt").touch(),
+    ],
+    ids=["content", "size", "name", "another file"],
+)
+def test_another_model_in_a_folder_of_that_name_has_another_signature(change, tmp_path, monkeypatch):
+    folder = save_estimator(tmp_path / "cometkiwi")
+    before = estimator(folder, monkeypatch)
+    signatures = before.signature, before.values_signature
+    change(folder)
+    after = estimator(folder, monkeypatch)
+    assert after.signature != signatures[0]
+    assert after.values_signature != signatures[1]
 
 
 def test_a_folder_that_does_not_load(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
@@ -17,6 +19,7 @@ from nllb_prune.evaluation.significance.randomisation import (
     paired_randomisation_over_directions,
     randomisation,
     swapped,
+    swapped_sums,
 )
 
 WORDS = ["wake", "me", "up", "at", "nine", "please", "play", "that", "song", "again", "turn", "off", "the", "lights"]
@@ -128,6 +131,39 @@ def test_rates_with_uncounted_sentences():
     assert found.resampled == pytest.approx(np.array(expected))
     exceeding = np.sum(np.abs(expected) > 0.6 + 1e-9)
     assert randomisation(found, metric="rate").p_value == (exceeding + 1) / 401
+
+
+def test_all_columns_swapped_at_once_are_each_swapped_alone():
+    """Scores of three sorts and a rate, in one table."""
+    tables = [statistics(lines=14, metric=metric) for metric in ("chrf", "bleu")]
+    tables.append([flag_statistics(each) for each in ([1, 0, np.nan, 1, 0, 0, 1] * 2, [0, 0, 1, np.nan, 0, 1, 0] * 2)])
+    measures, swaps = [measure_of("chrf"), measure_of("bleu"), rate], Swaps(250, 9)
+    together = swapped_sums(*(np.hstack([pair[side] for pair in tables]) for side in (0, 1)), swaps=swaps)
+    ends = np.cumsum([0, *(pair[0].shape[1] for pair in tables)])
+    for n, (pair, measure) in enumerate(zip(tables, measures, strict=True)):
+        found = together.differences(measure, slice(ends[n], ends[n + 1]))
+        alone = swapped(*pair, measure=measure, swaps=swaps)
+        assert (found.value, found.directions, found.sentences) == (alone.value, 1, 14)
+        assert len(found.resampled) == 250
+        np.testing.assert_allclose(found.resampled, alone.resampled, rtol=0, atol=1e-9)
+        assert np.ptp(found.resampled) > 0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5))
+def test_swapped_sums_are_those_of_the_swapped_tables(seed, lines, columns):
+    """Whole numbers, so that sums are exact in whatever order."""
+    ours, theirs = np.random.default_rng(seed).integers(0, 50, size=(2, lines, columns))
+    found = swapped_sums(ours, theirs, swaps=Swaps(40, 4))
+    chosen = np.random.default_rng(4).integers(2, size=(40, lines), dtype=bool)
+    for row, sides in enumerate([np.zeros(lines, bool), *chosen]):
+        side = sides[:, None]
+        np.testing.assert_array_equal(found.system[row], np.where(side, theirs, ours).sum(0))
+        np.testing.assert_array_equal(found.baseline[row], np.where(side, ours, theirs).sum(0))
+    for column in range(columns):
+        one = slice(column, column + 1)
+        alone = swapped_sums(ours[:, one], theirs[:, one], swaps=Swaps(40, 4))
+        np.testing.assert_array_equal(alone.system, found.system[:, one])
+        np.testing.assert_array_equal(alone.baseline, found.baseline[:, one])
 
 
 def test_rounding_does_not_decide_between_ties():

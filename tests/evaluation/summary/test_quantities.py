@@ -85,7 +85,16 @@ def test_off_target_is_raw_minus_the_rate_on_references(result):
     assert found["off-target raw"] == pytest.approx(2 / 3)
     assert found["off-target of references"] == pytest.approx(1 / 2)
     assert found["off-target"] == pytest.approx(2 / 3 - 1 / 2)
-    assert found["any"] == 0.5
+    assert found["any"] == 0.25  # the first reference is identified as another language too
+
+
+def test_any_leaves_out_what_the_identifier_says_of_the_reference_too_unless_another_detector_flags_it(result):
+    counted, references = {}, ([Y, Y, N, Y], [Y, Y, Y, Y])
+    given = {"off-target": [Y, Y, Y, N], "copy": [Y, N, N, N]}
+    assert values_of(counts_of(result, flags(given, counted, references=references)))["any"] == 0.5
+    assert values_of(counts_of(result, flags(given, counted)))["any"] == 0.75
+    given = {"script": [Y, Y, Y, N], "copy": [Y, N, N, N]}
+    assert values_of(counts_of(result, flags(given, counted, references=references)))["any"] == 0.75
 
 
 def test_off_target_needs_the_rate_on_references(result):

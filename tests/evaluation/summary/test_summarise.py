@@ -25,6 +25,11 @@ NAMES = ("full", "every", "half", "few")
 
 
 @pytest.fixture(scope="module")
+def by_bootstrap(evaluation, test_text, detectors):
+    return summarise(evaluation, test_text, detectors=detectors, testing=comparing.Testing(test="bootstrap"))
+
+
+@pytest.fixture(scope="module")
 def by_swaps(evaluation, test_text, detectors):
     testing = comparing.Testing(test="randomisation", trials=2000)
     return summarise(evaluation, test_text, detectors=detectors, testing=testing)
@@ -59,14 +64,16 @@ def benjamini_hochberg(p_values):
 
 
 @pytest.mark.parametrize("metric", ["chrf", "bleu"])
-def test_bootstrap_of_a_direction_is_that_of_sacrebleu(evaluation, summary, test_text, directions, metric, monkeypatch):
+def test_bootstrap_of_a_direction_is_that_of_sacrebleu(
+    evaluation, by_bootstrap, test_text, directions, metric, monkeypatch
+):
     monkeypatch.setenv("SACREBLEU_SEED", str(SEED))
     for direction in directions[:2]:
         for name in ("half", "few"):
             full, ours = paired_test(evaluation, test_text, name, direction, metric, "bs", 1000)
-            found = direction_of(summary[name], direction)
+            found = direction_of(by_bootstrap[name], direction)
             assert found.figures[metric] == pytest.approx(ours.score, abs=1e-4)
-            assert direction_of(summary["full"], direction).figures[metric] == pytest.approx(full.score, abs=1e-4)
+            assert direction_of(by_bootstrap["full"], direction).figures[metric] == pytest.approx(full.score, abs=1e-4)
             assert found.changes[metric].value == pytest.approx(ours.score - full.score, abs=1e-4)
             assert found.changes[metric].p == pytest.approx(ours.p_value, abs=1e-9)
 
@@ -77,7 +84,8 @@ def test_intervals_of_one_direction_are_those_of_sacrebleu(
 ):
     monkeypatch.setenv("SACREBLEU_SEED", str(SEED))
     direction = directions[1]
-    alone = summarise(replace(evaluation, directions=(direction,)), test_text, detectors=detectors)
+    one, testing = replace(evaluation, directions=(direction,)), comparing.Testing(test="bootstrap")
+    alone = summarise(one, test_text, detectors=detectors, testing=testing)
     full, few = paired_test(evaluation, test_text, "few", direction, metric, "bs", 1000)
     for name, theirs in (("full", full), ("few", few)):
         figure = alone[name].figure(metric, "into English")
@@ -95,6 +103,13 @@ def test_randomisation_of_a_direction_is_that_of_sacrebleu(
     for direction in directions[:2]:
         _, ours = paired_test(evaluation, test_text, "half", direction, metric, "ar", 2000)
         assert direction_of(by_swaps["half"], direction).changes[metric].p == pytest.approx(ours.p_value, abs=1e-9)
+
+
+def test_the_default_is_randomisation_as_sacrebleu_does_it(evaluation, summary, test_text, directions, monkeypatch):
+    monkeypatch.setenv("SACREBLEU_SEED", str(SEED))
+    _, ours = paired_test(evaluation, test_text, "half", directions[0], "chrf", "ar", 10_000)
+    assert direction_of(summary["half"], directions[0]).changes["chrf"].p == pytest.approx(ours.p_value, abs=1e-9)
+    assert 1e-3 < ours.p_value < 1
 
 
 # means over directions, by numpy
@@ -123,13 +138,13 @@ def ends(values):
     return tuple(np.sort(values)[[25, -26]])
 
 
-def test_means_over_directions(summary, chrf, directions):
+def test_means_over_directions(by_bootstrap, summary, chrf, directions):
     for group in group_names(directions):
         chosen = [n for n, each in enumerate(directions) if group in groups_of(each)]
         values, resampled = (
             {name: np.mean([chrf[name][n][part] for n in chosen], axis=0) for name in chrf} for part in (0, 1)
         )
-        figure = summary["few"].figure("chrf", group)
+        figure = by_bootstrap["few"].figure("chrf", group)
         differences = resampled["few"] - resampled["full"]
         difference = values["few"] - values["full"]
         sizes = np.abs(differences)
@@ -138,7 +153,28 @@ def test_means_over_directions(summary, chrf, directions):
         assert figure.change.value == pytest.approx(difference)
         assert (figure.change.low, figure.change.high) == pytest.approx(ends(differences))
         assert figure.change.p == pytest.approx((np.sum(sizes - sizes.mean() > abs(difference)) + 1) / 1001)
-        assert summary["few"].group(group).directions == len(chosen)
+        assert by_bootstrap["few"].group(group).directions == len(chosen)
+        for found in (figure, figure.change):  # the test decides p alone
+            other = summary["few"].figure("chrf", group)
+            other = other if found is figure else other.change
+            assert (found.value, found.low, found.high) == (other.value, other.low, other.high)
+
+
+def test_p_of_means_over_directions(evaluation, by_swaps, directions):
+    chosen = np.random.default_rng(SEED).integers(2, size=(2000, 24), dtype=np.bool_)
+    metric, differences = CHRF(word_order=2), []
+    for direction in directions:
+        half, full = (evaluation.result(name, direction).scores["chrf"].statistics for name in ("half", "full"))
+        for sides in [np.zeros(24, np.bool_), *chosen]:
+            side = sides[:, None]
+            ours, theirs = (np.where(side, *pair).sum(axis=0).tolist() for pair in ((full, half), (half, full)))
+            scores = (metric._compute_score_from_stats(each).score for each in (ours, theirs))
+            differences.append(next(scores) - next(scores))
+    table = np.array(differences).reshape(len(directions), 2001)
+    for group in group_names(directions):
+        means = np.abs(table[[group in groups_of(each) for each in directions]].mean(axis=0))
+        expected = (np.sum(means[1:] > means[0] + 1e-9) + 1) / 2001
+        assert by_swaps["half"].figure("chrf", group).change.p == pytest.approx(expected)
 
 
 def test_groups_are_those_of_the_directions(summary, directions):
@@ -146,8 +182,8 @@ def test_groups_are_those_of_the_directions(summary, directions):
         assert tuple(group.name for group in summary[name].groups) == group_names(directions)
 
 
-def test_q_of_directions_is_over_all_of_them(summary, by_swaps):
-    for found in (summary, by_swaps):
+def test_q_of_directions_is_over_all_of_them(summary, by_bootstrap):
+    for found in (summary, by_bootstrap):
         for name in ("half", "few"):
             for metric in ("chrf", "bleu", "spbleu", "length_ratio"):
                 changes = [direction.changes[metric] for direction in found[name].directions]
@@ -191,8 +227,9 @@ def flags_by_loops(evaluation, text, detectors, name, direction):
             found["off-target of references"] = [
                 None if np.isnan(value) else int(value >= each.threshold) for value in on_references
             ]
-    names = [each.name for each in detectors if each.name != "unlikely"]
-    found["any"] = [int(any(found[name][line] == 1 for name in names)) for line in range(24)]
+    names = [each.name for each in detectors if each.name not in ("unlikely", "off-target")]
+    surely = [a == 1 and b != 1 for a, b in zip(found["off-target"], found["off-target of references"], strict=True)]
+    found["any"] = [int(surely[line] or any(found[name][line] == 1 for name in names)) for line in range(24)]
     return found
 
 
@@ -236,9 +273,20 @@ def test_intervals_and_changes_of_rates_are_what_counting_gives(
     assert (figure.low, figure.high) == pytest.approx(ends(resampled["few"]))
     assert figure.change.value == pytest.approx(value["few"] - value["full"])
     assert (figure.change.low, figure.change.high) == pytest.approx(ends(differences))
-    sizes = np.abs(differences)
-    exceeding = np.sum(sizes - sizes.mean() > abs(figure.change.value) + 1e-9)
-    assert figure.change.p == pytest.approx((exceeding + 1) / 1001)
+    assert figure.change.p == pytest.approx(p_of_swapped_rates(flags["few"], flags["full"]))
+
+
+def p_of_swapped_rates(ours, theirs):
+    """How often the mean over directions differs at least as much if lines are swapped, the same in all directions."""
+    chosen = np.random.default_rng(SEED).integers(2, size=(10_000, 24), dtype=np.bool_)
+    chosen = np.vstack([np.zeros(24, np.bool_), chosen])
+    differences = []
+    for pair in zip(ours, theirs, strict=True):
+        few, full = (np.array([np.nan if each is None else each for each in found]) for found in pair)
+        rates = (np.nanmean(np.where(chosen, *sides), axis=1) for sides in ((full, few), (few, full)))
+        differences.append(next(rates) - next(rates))
+    sizes = np.abs(np.mean(differences, axis=0))
+    return (np.sum(sizes[1:] > sizes[0] - 1e-9) + 1) / 10_001
 
 
 @dataclass(frozen=True)
@@ -279,7 +327,7 @@ def test_too_few_experts_are_rejected_by_name(summary):
     assert verdict.outcome == "rejected"
     first = [reason.split(":")[0] for reason in verdict.reasons]
     assert {"oscillation", "repetition", "long", "detached"} <= set(first)
-    for name in ("chrF++ on average", "BLEU on average", "length ratio 1."):
+    for name in ("chrF++ on average", "BLEU on average", "outputs are longer ", "at the least"):
         assert [reason for reason in verdict.reasons if name in reason], verdict.reasons
     assert all("to reject)" in reason for reason in verdict.reasons)
 
@@ -297,11 +345,12 @@ def test_every_expert_is_accepted_without_a_change(summary, by_swaps):
 # the rest of the summary
 
 
-def test_the_summary_says_how_its_numbers_were_made(evaluation, summary, by_swaps, detectors):
+def test_the_summary_says_how_its_numbers_were_made(summary, by_bootstrap, by_swaps, detectors):
     assert (summary.model, summary.baseline, summary.sentences, summary.beams) == ("mini", "full", 24, 1)
     assert [each.name for each in summary.configurations] == list(NAMES)
     rates = {"rates": "paired randomisation", "resamples": 1000, "seed": SEED}
-    assert summary.test == {"name": "paired bootstrap", "trials": 1000, **rates}
+    assert summary.test == {"name": "paired randomisation", "trials": 10_000, **rates}
+    assert by_bootstrap.test == {"name": "paired bootstrap", "trials": 10_000, **rates}
     assert by_swaps.test == {"name": "paired randomisation", "trials": 2000, **rates}
     assert summary.limits == LIMITS
     metric = CHRF(word_order=2)
@@ -310,6 +359,21 @@ def test_the_summary_says_how_its_numbers_were_made(evaluation, summary, by_swap
     assert ["zh" in each for each in summary.signatures["bleu"]] == [False, True]
     assert {each.name: (each.signature,) for each in detectors}.items() <= summary.signatures.items()
     assert set(summary.versions) == {"nllb-prune", "torch", "transformers", "sacrebleu"}
+
+
+def test_signatures_by_target_are_those_of_the_results(evaluation, summary, directions):
+    expected = {
+        metric: {
+            target: evaluation.result("few", (source, target)).scores[metric].signature for source, target in directions
+        }
+        for metric in ("chrf", "bleu", "spbleu")
+    }
+    assert summary.signatures_by_target == expected
+    metric = BLEU(tokenize="zh")
+    metric.corpus_score(["a"], [["a"]])
+    assert expected["bleu"]["zho_Hans"] == str(metric.get_signature()) != expected["bleu"]["deu_Latn"]
+    for name, found in summary.signatures_by_target.items():
+        assert summary.signatures[name] == tuple(sorted(set(found.values())))
 
 
 def test_each_configuration_has_its_facts(evaluation, summary, directions):
@@ -368,6 +432,21 @@ def test_another_baseline(evaluation, test_text, detectors, summary):
     assert (found.baseline, found["half"].verdict, found["full"].baseline) == ("half", None, "half")
     expected = summary["full"].figure("chrf").value - summary["half"].figure("chrf").value
     assert found["full"].figure("chrf").change.value == pytest.approx(expected)
+
+
+def test_fewer_than_twenty_sentences_are_never_simply_accepted(
+    mini, mini_tokenizer, test_text, configurations, tmp_path
+):
+    pair = {name: configurations[name] for name in ("full", "every")}
+    for sentences, outcome, reasons in (
+        (19, "accepted with warnings", ["19 sentences a direction"]),
+        (20, "accepted", []),
+    ):
+        options = {"folder": tmp_path, "measuring": SCORES_ONLY, "sentences": sentences}
+        found = evaluate(mini, mini_tokenizer, test_text, [("eng_Latn", "deu_Latn")], pair, **options)
+        verdict = summarise(found, test_text, detectors=())["every"].verdict
+        assert verdict.outcome == outcome
+        assert [reason.split(" are too few")[0] for reason in verdict.reasons] == reasons
 
 
 def test_limits_decide(evaluation, test_text, detectors):

@@ -69,6 +69,7 @@ def summary():
             "off-target": ("x",),
             "unlikely": ("u",),
         },
+        signatures_by_target={"chrf": {"deu_Latn": "c"}, "bleu": {"deu_Latn": "b"}},
         limits={},
         versions={},
     )
