@@ -58,5 +58,7 @@ def parse_thresholds(texts: Sequence[str]) -> dict[str, float]:
         except ValueError:
             found[name] = math.nan
         if not math.isfinite(found[name]):
-            raise UsageError(f"`--threshold` must be NAME=VALUE, as in script=0.6, but is `{text}` instead.")
+            raise UsageError(
+                f"`--threshold` must be NAME=VALUE with a finite value, as in script=0.6, but is `{text}` instead."
+            )
     return found

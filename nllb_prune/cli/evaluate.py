@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nllb_prune.evaluation.measuring import Measuring
     from nllb_prune.evaluation.summary.summary import Summary
     from nllb_prune.masks import MaskSet
+    from nllb_prune.worklist import Progress
 
 _SUMMARY = "summary.json"
 
@@ -134,7 +135,6 @@ def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
     if baseline not in job.names:
         raise UsageError(f"`--baseline` must be one of {', '.join(job.names)}, but is {baseline} instead.")
     measuring = measuring_of(options, known_languages(load_tokenizer(job.model)))
-    (options.output / _SUMMARY).unlink(missing_ok=True)  # a killed run leaves none of other results
     evaluation = _results(job, options, measuring)
     evaluation.save()
     detectors = measuring.detectors
@@ -183,9 +183,15 @@ def _run(
         sentences=job.sentences,
         search=Search(beams=job.beams),
         force=options.force,
-        progress=progress_bar(what),
+        progress=partial(_started, options.output, progress_bar(what)),
         told=_tell,
     )
+
+
+def _started(output: Path, bar: Progress, items: Iterable[Any]) -> Iterable[Any]:
+    """Show a bar over results to be made; the summary of those before goes: a killed run leaves none of others."""
+    (output / _SUMMARY).unlink(missing_ok=True)
+    return bar(items)
 
 
 def _here(options: argparse.Namespace) -> Callable[..., Evaluation]:

@@ -25,7 +25,7 @@ TestName = Literal["bootstrap", "randomisation"]
 class Testing:
     """How chance is judged: intervals by bootstrap, p by randomisation, or by bootstrap if asked.
 
-    sacrebleu's rule for the bootstrap's p is one-tailed: of two equal systems about one in ten has p < .05 by it, by
+    sacrebleu's rule for the bootstrap's p is one-tailed: of two equal systems one in ten or more has p < .05 by it, by
     randomisation one in twenty. With 1,000 resamples it leaves nothing of 90 directions at q < .05. Of rates it is too
     sure altogether: five of 200 sentences that one system alone gets flagged have p .03 by it, but .06 by randomisation
     and by the exact sign test.
