@@ -168,7 +168,7 @@ def main() -> None:
     evaluation = evaluate(model, tokenizer, test, directions, configurations(statistics), **common)
     if options.dense:
         dense = evaluate(load_model("mini-dense"), tokenizer, test, directions, {"dense": None}, **common)
-        evaluation = dense.joined(evaluation)
+        evaluation = evaluation.joined(dense)
     summary = summarise(evaluation, test, detectors=())
     summary.save(options.output / "summary.json")
     (options.output / "RESULTS.md").write_text(report(summary, evaluation, statistics), encoding="utf-8")

@@ -96,11 +96,11 @@ def run(options: argparse.Namespace) -> None:
         "measuring": measuring,
         "force": options.restart,
     }
-    dense = load_model("mini-dense", **placement(options))
-    evaluation = evaluate(dense, tokenizer, test, directions, {"dense": None}, progress=progress_bar("dense"), **common)
     configurations = {"full": None, **masks}
     progress = progress_bar("evaluating")
-    found = evaluate(model, tokenizer, test, directions, configurations, progress=progress, **common)
+    evaluation = evaluate(model, tokenizer, test, directions, configurations, progress=progress, **common)
+    dense = load_model("mini-dense", **placement(options))
+    found = evaluate(dense, tokenizer, test, directions, {"dense": None}, progress=progress_bar("dense"), **common)
     evaluation = evaluation.joined(found)
     evaluation.save()
     detectors = fitted(measuring.detectors, evaluation.of_configuration("full"))
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     _say("4/4 report\n")
     write_report(output / "report.html", summary=summary, statistics=statistics, masks=masks)
     print(table(HEADER, table_rows(summary)))
-    against = f"paired bootstrap against `{summary.baseline}` over {len(directions)} directions"
+    against = f"{summary.test['name']} against `{summary.baseline}` over {len(directions)} directions"
     print(f"\n`q`: {against}, adjusted for the number of tests.")
     print(f"report: {output / 'report.html'} ({time.perf_counter() - started:.0f} s in all)")
 

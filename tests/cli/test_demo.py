@@ -7,7 +7,6 @@ from nllb_prune.evaluation.summary.summary import Summary
 from nllb_prune.masks import MaskSet
 
 CONFIGURATIONS = (
-    "dense",
     "full",
     "per language",
     "global",
@@ -16,6 +15,7 @@ CONFIGURATIONS = (
     "per language 1:2",
     "per language 1:1",
     "per language 2:1",
+    "dense",
 )
 
 
@@ -25,6 +25,7 @@ def test_demo_makes_every_result_and_continues(tmp_path, capsys):
     output = capsys.readouterr().out
     summary = Summary.load(tmp_path / "summary.json")
     assert tuple(each.name for each in summary.configurations) == CONFIGURATIONS
+    assert summary.model == "mini"
     assert all(len(each.directions) == 30 for each in summary.configurations)
     assert [summary["full"].group(name).directions for name in ("out of English", "into English")] == [9, 9]
     assert all(re.search(rf"^{re.escape(name)} ", output, re.MULTILINE) for name in CONFIGURATIONS)
