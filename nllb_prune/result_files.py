@@ -13,7 +13,16 @@ from typing import Any, BinaryIO, Generic, TypeVar
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
 
-__all__ = ["BYTES_RESULTS", "JSON_RESULTS", "Header", "ResultFormat", "Settings", "StaleFile", "settings_digest"]
+__all__ = [
+    "BYTES_RESULTS",
+    "JSON_RESULTS",
+    "Header",
+    "ResultFormat",
+    "Settings",
+    "StaleFile",
+    "canonical_json",
+    "settings_digest",
+]
 
 FORMAT = "nllb-prune/result"
 VERSION = 1
@@ -101,7 +110,7 @@ def header_of(name: str, settings: Settings) -> Header:
 
 def settings_digest(settings: Settings) -> str:
     """Return a short hash of the settings, the same for equal JSON."""
-    return hashlib.sha256(_canonical(dict(settings))).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(dict(settings))).hexdigest()[:16]
 
 
 def _unreadable(path: Path, error: Exception) -> StaleFile:
@@ -125,17 +134,17 @@ def _stale_header(path: Path, header: Header, settings: Settings) -> StaleFile |
 
 def _differences(theirs: Settings, ours: Settings) -> tuple[str, ...]:
     """Name each setting that differs, its value in the file and its value now."""
-    plain: Settings = json.loads(_canonical(dict(ours)))
+    plain: Settings = json.loads(canonical_json(dict(ours)))
     names = [name for name in sorted({*theirs, *plain}) if _shown(theirs, name) != _shown(plain, name)]
     return tuple(f"`{name}` was {_shown(theirs, name)} and is {_shown(plain, name)}" for name in names)
 
 
 def _shown(settings: Settings, name: str) -> str:
-    return _canonical(settings[name]).decode() if name in settings else "not set"
+    return canonical_json(settings[name]).decode() if name in settings else "not set"
 
 
 def _pack_json(result: Any, header: Header) -> bytes:
-    return _canonical({**header, "result": result}) + b"\n"
+    return canonical_json({**header, "result": result}) + b"\n"
 
 
 def _unpack_json(content: bytes) -> tuple[Any, Header]:
@@ -148,7 +157,7 @@ def _read_json_header(file: BinaryIO) -> Header:
 
 
 def _pack_bytes(result: bytes, header: Header) -> bytes:
-    return _canonical(header) + b"\n" + result
+    return canonical_json(header) + b"\n" + result
 
 
 def _unpack_bytes(content: bytes) -> tuple[bytes, Header]:
@@ -161,7 +170,8 @@ def _read_first_line(file: BinaryIO) -> Header:
     return header
 
 
-def _canonical(content: Any) -> bytes:
+def canonical_json(content: Any) -> bytes:
+    """Return JSON on one line, the same bytes for equal values; NaN is refused."""
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 

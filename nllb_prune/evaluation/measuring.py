@@ -41,15 +41,19 @@ class Measuring:
     fidelity: bool = True
     """Whether a masked model is compared with the full one on the references, token by token."""
     _references: dict[tuple[str, ...], FloatArray] = field(default_factory=dict, repr=False, compare=False)
+    _signatures: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Of the detectors' values: those over many languages are hashes, and every item asks for them."""
 
     def settings(self, direction: Direction) -> dict[str, Any]:
         """Return what the measures of a direction depend on beside its outputs."""
+        if not self._signatures:
+            self._signatures.update({f"detector {each.name}": each.values_signature for each in self.detectors})
         return {
             "bleu": bleu_tokenizer(direction[1]),
             "spbleu": None if self.spbleu is None else self.spbleu.signature,
             "sacrebleu": sacrebleu.__version__,
             "fidelity": self.fidelity,
-            **{f"detector {each.name}": each.values_signature for each in self.detectors},
+            **self._signatures,
         }
 
     def measure(self, outputs: Outputs) -> Measured:

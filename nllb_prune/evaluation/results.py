@@ -16,7 +16,7 @@ from nllb_prune.evaluation.fidelity.fidelity import Fidelity
 from nllb_prune.evaluation.scores.metrics import Scores, scores_from_json, scores_to_json
 from nllb_prune.evaluation.scores.packing import pack, unpack
 from nllb_prune.evaluation.scores.surface import Surface
-from nllb_prune.result_files import Header, ResultFormat
+from nllb_prune.result_files import Header, ResultFormat, canonical_json
 
 FloatArray = NDArray[np.float64]
 
@@ -110,12 +110,7 @@ def _unpacked(content: Mapping[str, Any]) -> dict[str, FloatArray]:
 
 
 def _pack(result: DirectionResult, header: Header) -> bytes:
-    return gzip.compress(_line(header) + _line(result.to_json()), mtime=0)
-
-
-def _line(content: Any) -> bytes:
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode() + b"\n"
+    return gzip.compress(canonical_json(header) + b"\n" + canonical_json(result.to_json()) + b"\n", mtime=0)
 
 
 def _unpack(content: bytes) -> tuple[DirectionResult, Header]:

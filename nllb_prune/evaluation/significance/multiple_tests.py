@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,3 @@ def q_values(p_values: Sequence[float] | NDArray[Any]) -> FloatArray:
     adjusted = np.full(len(p), np.nan)
     adjusted[order] = np.minimum.accumulate(p[order] * len(order) / ranks)
     return adjusted
-
-
-def q_values_by_name(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return `q_values` of named tests, such as one a direction."""
-    return dict(zip(p_values, q_values(list(p_values.values())).tolist(), strict=True))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
-from nllb_prune.evaluation.significance.multiple_tests import q_values, q_values_by_name
+from nllb_prune.evaluation.significance.multiple_tests import q_values
 
 
 def definition(p_values):
@@ -55,10 +55,6 @@ def test_tests_without_a_result_do_not_count():
     assert q_values([0.02, np.nan, 0.04]) == pytest.approx([0.04, np.nan, 0.04], nan_ok=True)
     assert q_values([]).tolist() == []
     assert np.isnan(q_values([np.nan])).all()
-
-
-def test_by_name():
-    assert q_values_by_name({"b": 0.04, "a": 0.01}) == pytest.approx({"b": 0.04, "a": 0.02})
 
 
 def test_what_is_no_p_value_is_refused():
