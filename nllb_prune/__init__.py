@@ -16,16 +16,20 @@ if TYPE_CHECKING:
     from nllb_prune.calibration.statistics import ExpertStatistics
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
+    from nllb_prune.evaluation.fidelity.held_out import HeldOut
     from nllb_prune.generation.search import SearchSettings
     from nllb_prune.generation.translate import Translation, translate, translations
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_spec
     from nllb_prune.model.routing import clear_masks, mask_rows, routing, set_masks
     from nllb_prune.model.source import load_tokenizer
+    from nllb_prune.planning.measured import Decisions, plan_measured
     from nllb_prune.planning.plan import plan
 
 _HOMES = {
+    "Decisions": "planning.measured",
     "ExpertStatistics": "calibration.statistics",
+    "HeldOut": "evaluation.fidelity.held_out",
     "MaskSet": "masks",
     "ParallelText": "corpus",
     "SearchSettings": "generation.search",
@@ -38,6 +42,7 @@ _HOMES = {
     "load_tokenizer": "model.source",
     "mask_rows": "model.routing",
     "plan": "planning.plan",
+    "plan_measured": "planning.measured",
     "routing": "model.routing",
     "set_masks": "model.routing",
     "translate": "generation.translate",
@@ -45,7 +50,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Decisions",
     "ExpertStatistics",
+    "HeldOut",
     "MaskSet",
     "ParallelText",
     "SearchSettings",
@@ -60,6 +67,7 @@ __all__ = [
     "load_tokenizer",
     "mask_rows",
     "plan",
+    "plan_measured",
     "routing",
     "set_masks",
     "translate",

@@ -83,10 +83,11 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, metavar="FILE", help="(default: that of mini)")
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--phase", type=int, help="of the recipe that trained it (default: the last)")
     options = parser.parse_args()
-    recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    recipe = tomllib.loads(options.recipe.read_text(encoding="utf-8"))
     final = options.trained / "final.pt"
     source = final if final.exists() else options.trained / "checkpoint.pt"
     weights = torch.load(source, weights_only=True)["network"]

@@ -235,6 +235,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, metavar="FILE", help="(default: that of mini)")
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
@@ -250,7 +251,7 @@ def main() -> None:
     """Train, or continue to train."""
     options = _options()
     torch.set_num_threads(options.threads)
-    recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    recipe = tomllib.loads(options.recipe.read_text(encoding="utf-8"))
     phases = recipe["phases"]
     if not 1 <= options.phase <= len(phases):
         raise SystemExit(f"`--phase` must be from 1 to {len(phases)}, but is {options.phase} instead.")

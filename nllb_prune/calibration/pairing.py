@@ -54,11 +54,17 @@ def spread(directions: Sequence[Direction], *, lines: int, per_target: int | Non
     count = lines if per_target is None else per_target
     if not 1 <= count <= lines:
         raise UsageError(f"`pairs_per_target` must be 1 to {lines}, the lines of the text, but is {count} instead.")
-    targets = sorted({target for _, target in directions})
     chosen: list[Lines] = []
-    for turn, target in enumerate(targets):
+    for target, sources in ring(directions, max(1, count // LEAST)).items():
+        chosen += [Lines((source, target), first, len(sources), count) for first, source in enumerate(sources)]
+    return chosen
+
+
+def ring(directions: Sequence[Direction], most: int) -> dict[str, list[str]]:
+    """Return so many sources of each target, at most, taken round a ring so that all are used about as often."""
+    chosen = {}
+    for turn, target in enumerate(sorted({target for _, target in directions})):
         sources = sorted({source for source, into in directions if into == target})
-        used = min(len(sources), max(1, count // LEAST))
-        ring = [sources[(turn + place * len(sources) // used) % len(sources)] for place in range(used)]
-        chosen += [Lines((source, target), first, used, count) for first, source in enumerate(sorted(ring))]
+        used = min(len(sources), most)
+        chosen[target] = sorted(sources[(turn + place * len(sources) // used) % len(sources)] for place in range(used))
     return chosen

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nllb_prune.model.spec import Stack
     from nllb_prune.planning.similarity import Overlap
 
+_TOLD = ("guard", "layer_search", "ratio_search")  # of a plan, by `describe`; `--json` has all of it
+
 
 def show(options: argparse.Namespace) -> None:
     """Print what masks keep and have in common, or one direction of them, or what a swap of two moves."""
@@ -48,7 +50,8 @@ def _show_all(options: argparse.Namespace, masks: MaskSet) -> None:
         return
     print(f"{options.masks}: masks of {masks.model_name}, by {masks.granularity}")
     print(describe(masks))
-    print(json.dumps(masks.plan, sort_keys=True))
+    told = {name: value for name, value in masks.plan.items() if name not in _TOLD}
+    print(json.dumps(told, sort_keys=True))
     print()
     rows = [_overlap_row(masks, stack, overlaps[stack.name]) for stack in masks.stacks]
     print(table(("stack", "union", "mean Jaccard", "lowest", "highest", "least similar", "most similar"), rows))

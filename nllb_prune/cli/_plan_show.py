@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nllb_prune.cli._guard_show import describe_guard
 from nllb_prune.cli._options import table
+from nllb_prune.cli._search_show import describe_searches
 
 if TYPE_CHECKING:
     from nllb_prune.masks import MaskSet
@@ -16,7 +18,7 @@ _SHOWN = 3  # different counts, before they are shown as ranges
 
 
 def describe(masks: MaskSet) -> str:
-    """Say in a few lines what masks keep."""
+    """Say in a few lines what masks keep, and what was measured of them."""
     rows = [
         (stack.name, str(len(masks.masks[stack.name])), _per_layer(masks, stack), str(stack.experts))
         for stack in masks.stacks
@@ -25,7 +27,7 @@ def describe(masks: MaskSet) -> str:
     lines += [f"note: {note}" for note in masks.plan.get("notes", ())]
     lines += [_of_direction(masks), *_memory(masks)]
     lines.append(f"{1 - masks.mean_kept_fraction():.2%} of the experts pruned; signature {masks.signature}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *describe_searches(masks), *describe_guard(masks)])
 
 
 def _per_layer(masks: MaskSet, stack: Stack) -> str:

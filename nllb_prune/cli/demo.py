@@ -11,6 +11,7 @@ from nllb_prune.cli._options import add_placement, placement, positive, progress
 
 if TYPE_CHECKING:
     from nllb_prune.calibration.statistics import ExpertStatistics
+    from nllb_prune.corpus import ParallelText
     from nllb_prune.masks import MaskSet
 
 HELP = "calibrate, plan, evaluate and report on the embedded `mini` model"
@@ -18,6 +19,7 @@ EXAMPLE = "nllb-prune demo --output demo-output"
 
 RATIOS = ("1:2", "1:1", "2:1")  # beside the 3:1 of every other configuration
 OTHER_DIRECTIONS = 12
+MEASURED_SOURCES = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("demo-output"), metavar="DIR", help="(default: demo-output)"
     )
     parser.add_argument("--calibration-sentences", type=positive, default=60, help="of each direction (default: 60)")
+    parser.add_argument(
+        "--measured-sentences", type=positive, default=12, help="of each direction that plans are measured on (12)"
+    )
     parser.add_argument("--sentences", type=positive, default=80, help="scored in each direction (default: 80)")
     parser.add_argument("--restart", action="store_true", help="throw away results of other settings")
 
@@ -46,6 +51,35 @@ def plan_configurations(statistics: ExpertStatistics) -> dict[str, MaskSet]:
     }
     default: dict[str, Any] = {"kept": usual.kept, "ratio": usual.ratio}
     return {name: plan(statistics, **(default | kind)) for name, kind in kinds.items()}
+
+
+def plan_by_measure(
+    statistics: ExpertStatistics, model: Any, tokenizer: Any, text: ParallelText, *, sentences: int
+) -> dict[str, MaskSet]:
+    """Plan the masks that held-out text decides on: at the same budget, and as the guard lets them grow."""
+    from nllb_prune.calibration.pairing import ring
+    from nllb_prune.evaluation.fidelity.held_out import HeldOut
+    from nllb_prune.languages import language_set, parse_directions
+    from nllb_prune.planning.measured import Decisions, plan_measured
+
+    usual = language_set("mini")
+    sources = ring(parse_directions("all", usual.codes), MEASURED_SOURCES)
+    measure = HeldOut.of(
+        model,
+        tokenizer,
+        text,
+        [(source, target) for target, each in sources.items() for source in each],
+        sentences=sentences,
+        decoded=sentences,
+        skipped=int(statistics.signature["sentences"]),
+        progress=progress_bar("full model"),
+    )
+    kept = usual.pruning.kept
+    automatic, guarded = Decisions(ratio="auto", layers="auto"), Decisions(guard=True)
+    return {
+        "automatic": plan_measured(statistics, measure, decisions=automatic, kept=kept),
+        "guarded": plan_measured(statistics, measure, decisions=guarded, kept=kept, ratio=usual.pruning.ratio),
+    }
 
 
 def run(options: argparse.Namespace) -> None:
@@ -84,6 +118,7 @@ def run(options: argparse.Namespace) -> None:
 
     masks = plan_configurations(statistics)
     _say(f"2/4 plan: masks that keep {masks['per language'].mean_kept_fraction():.0%} of the experts")
+    masks |= plan_by_measure(statistics, model, tokenizer, development, sentences=options.measured_sentences)
     for name, mask_set in masks.items():
         mask_set.save(output / "masks" / f"{_file_name(name)}.json")
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nllb_prune.cli._options import add_device, open_text, placement, positive, progress_bar
+from nllb_prune.cli._options import add_device, positive
+from nllb_prune.cli._plan_measured import SEARCHES, add_measured, decisions_of, measured_arguments, plan_on_model
+from nllb_prune.cli._plan_rounds import plan_rounds_on_model
 from nllb_prune.cli._plan_show import describe, list_criteria
-
-if TYPE_CHECKING:
-    from nllb_prune.calibration.statistics import ExpertStatistics
-    from nllb_prune.masks import MaskSet
 
 __all__ = ["EXAMPLE", "HELP", "add_arguments", "describe", "run"]
 
@@ -32,7 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_budget(parser.add_argument_group("budget (one of the first four, or a set's)"))
     _add_choice(parser.add_argument_group("choice of experts"))
     _add_masks(parser.add_argument_group("masks"))
-    _add_rounds(parser.add_argument_group("rounds"))
+    _add_model(parser.add_argument_group("model, for what follows"))
+    parser.add_argument_group("rounds").add_argument(
+        "--rounds",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="drop experts in N steps and calibrate again within the masks of each (default: 1, needs no model)",
+    )
+    add_measured(parser.add_argument_group("measured on held-out text"))
     parser.add_argument("--output", type=Path, metavar="FILE", help="masks, `.json`")
     parser.add_argument("--dry-run", action="store_true", help="show what would be kept, write nothing")
     parser.add_argument("--list-criteria", action="store_true", help="print every criterion and its formula")
@@ -46,7 +50,9 @@ def _add_budget(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--counts", metavar="C", help="experts of each layer (encoder=36,decoder=12), or one a layer (encoder=36/40/36)"
     )
-    group.add_argument("--ratio", metavar="E:D", help="encoder to decoder experts (default: 3:1)")
+    group.add_argument(
+        "--ratio", metavar="E:D", help="encoder to decoder experts (default: 3:1), `auto` or `auto-per-language`"
+    )
     group.add_argument("--minimum", type=int, metavar="N", help="fewest experts of a layer")
     group.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="(default: bfloat16)"
@@ -80,20 +86,18 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--aggregation", choices=("pooled", "mean-of-directions"), default="pooled")
 
 
-def _add_rounds(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--rounds",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="drop experts in N steps and calibrate again within the masks of each (default: 1, needs no model)",
-    )
-    group.add_argument("--model", help="to calibrate again, on the text that the statistics were made from")
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", help="to calibrate again or to measure masks on")
     add_device(group)
-    group.add_argument("--text", metavar="PATH", help="that text; `mini` has its own")
+    group.add_argument(
+        "--text",
+        metavar="PATH",
+        help="for rounds, the text that the statistics were made from; to measure, its other lines, or other text "
+        "(`mini` has its own)",
+    )
     group.add_argument("--split", help="of a FLORES folder (default: dev)")
     group.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps finished directions (default: OUTPUT.work, none of a dry run)"
+        "--work", type=Path, metavar="DIR", help="keeps finished rounds (default: OUTPUT.work, none of a dry run)"
     )
 
 
@@ -109,7 +113,13 @@ def run(options: argparse.Namespace) -> None:
 
     statistics = ExpertStatistics.load(options.statistics)
     asked = _asked(options, statistics)
-    masks = plan(statistics, **asked) if options.rounds == 1 else _in_rounds(options, statistics, asked)
+    decisions = decisions_of(options)
+    if decisions:
+        masks = plan_on_model(options, statistics, asked, decisions)
+    elif options.rounds > 1:
+        masks = plan_rounds_on_model(options, statistics, asked)
+    else:
+        masks = plan(statistics, **asked)
     if not options.dry_run:
         masks.save(options.output)
     output = None if options.dry_run else str(options.output)
@@ -130,62 +140,13 @@ def _check_usage(options: argparse.Namespace) -> None:
     given = [name for name in _BUDGETS if getattr(options, name) is not None]
     if len(given) > 1:
         options.wrong_usage(f"argument --{given[1]}: not allowed with argument --{given[0]}")
-    if options.rounds > 1 and options.model is None:
-        options.wrong_usage("argument --rounds: needs --model, to calibrate again")
+    measured = [name for name, asked in measured_arguments(options).items() if asked]
+    if options.rounds > 1 and measured:
+        options.wrong_usage(f"argument {measured[0]}: not allowed with argument --rounds")
+    if options.model is None and (options.rounds > 1 or measured):
+        options.wrong_usage(f"argument {measured[0] if measured else '--rounds'}: needs --model")
     if not given and options.set is None:
         options.wrong_usage("one of the arguments --keep --prune --memory --counts --set is required")
-
-
-def _in_rounds(options: argparse.Namespace, statistics: ExpertStatistics, asked: dict[str, Any]) -> MaskSet:
-    """Plan in rounds, each observed as the statistics were made."""
-    from nllb_prune.calibration.again import calibrate_again
-    from nllb_prune.model.loading import load_model
-    from nllb_prune.model.source import load_tokenizer
-    from nllb_prune.planning.rounds import plan_in_rounds
-
-    _check_model(options, statistics)
-    text, tokenizer = open_text(options), load_tokenizer(options.model)
-    stored = argparse.Namespace(**vars(options) | {"dtype": statistics.signature.get("dtype")})
-    model = load_model(options.model, **placement(stored))
-    with _work_folder(options) as work:
-
-        def observe(masks: MaskSet) -> ExpertStatistics:
-            return calibrate_again(
-                statistics,
-                model,
-                tokenizer,
-                text,
-                masks=masks,
-                folder=work / masks.signature,
-                progress=progress_bar("calibrating"),
-            )
-
-        return plan_in_rounds(statistics, observe, rounds=options.rounds, **asked)
-
-
-def _check_model(options: argparse.Namespace, statistics: ExpertStatistics) -> None:
-    """Refuse a model that the statistics are not of, before it is loaded."""
-    from nllb_prune.errors import UsageError
-    from nllb_prune.model.loading import load_spec
-
-    found = load_spec(options.model).fingerprint
-    if found is None or not statistics.fingerprint.matches(found):
-        name = statistics.signature.get("model", statistics.spec.family)
-        raise UsageError(
-            f"`--model` must be the model that `{options.statistics}` is of ({name}, fingerprint "
-            f"{statistics.fingerprint.short}), but `{options.model}` is another "
-            f"(fingerprint {'none' if found is None else found.short})."
-        )
-
-
-@contextmanager
-def _work_folder(options: argparse.Namespace) -> Iterator[Path]:
-    """Give the folder of finished directions; that of a dry run goes with it, unless it was asked for."""
-    if options.dry_run and options.work is None:
-        with TemporaryDirectory() as folder:
-            yield Path(folder)
-    else:
-        yield options.work or options.output.with_suffix(".work")
 
 
 def _asked(options: argparse.Namespace, statistics: Any) -> dict[str, Any]:
@@ -221,7 +182,7 @@ def _from_set(options: argparse.Namespace, statistics: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {"criterion": usual.criterion}
     if all(getattr(options, name) is None for name in _BUDGETS):
         settings["kept"] = usual.kept
-    if options.counts is None and not SCOPES[options.scope].whole_model:
+    if options.counts is None and options.ratio not in SEARCHES and not SCOPES[options.scope].whole_model:
         settings["ratio"] = usual.ratio
     one_budget = options.granularity == "global" or options.budget_for == "union"
     if options.counts is None and not one_budget:
@@ -241,7 +202,7 @@ def _budget(options: argparse.Namespace) -> dict[str, Any]:
         "pruned": (options.prune, parse_pruned),
         "memory": (options.memory, parse_memory),
         "counts": (options.counts, parse_counts),
-        "ratio": (options.ratio, str),
+        "ratio": (None if options.ratio in SEARCHES else options.ratio, str),
         "overrides": (options.overrides, read_overrides),
     }
     return {name: read(text) for name, (text, read) in readers.items() if text is not None}

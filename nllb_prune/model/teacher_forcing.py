@@ -37,13 +37,27 @@ def forced_batch(model: Any, sources: Sequence[Sequence[int]], targets: Sequence
 
 def forced_states(model: Any, batch: ForcedBatch) -> Tensor:
     """Return the last states of the decoder ``(rows, positions, d_model)``, which the head makes logits of."""
-    visible = batch.source.ne(model.config.pad_token_id)
-    memory = model.get_encoder()(input_ids=batch.source, attention_mask=visible)
+    return decoder_states(model, batch, encoder_states(model, batch))
+
+
+def encoder_states(model: Any, batch: ForcedBatch) -> Tensor:
+    """Return the last states of the encoder ``(rows, source positions, d_model)``."""
+    encoded = model.get_encoder()(input_ids=batch.source, attention_mask=_visible(model, batch))
+    states: Tensor = encoded.last_hidden_state
+    return states
+
+
+def decoder_states(model: Any, batch: ForcedBatch, memory: Tensor) -> Tensor:
+    """Return the last states of the decoder over those of the encoder."""
     decoded = model.get_decoder()(
         input_ids=batch.decoder_input,
-        encoder_hidden_states=memory.last_hidden_state,
-        encoder_attention_mask=visible,
+        encoder_hidden_states=memory,
+        encoder_attention_mask=_visible(model, batch),
         use_cache=False,
     )
     states: Tensor = decoded.last_hidden_state
     return states
+
+
+def _visible(model: Any, batch: ForcedBatch) -> Tensor:
+    return batch.source.ne(model.config.pad_token_id)

@@ -83,13 +83,21 @@ class Candidates:
         """Return how many experts of each layer can be kept."""
         return tuple(np.isfinite(self.keys).sum(axis=1).tolist())
 
+    def possible(self) -> list[list[int]]:
+        """Return the ids that each layer can keep, in the order it takes them."""
+        order = self._taken()
+        return [ids[:count].tolist() for ids, count in zip(order, self.available(), strict=True)]
+
     def too_protected(self, counts: Counts) -> bool:
         """Return whether a layer protects more experts than it keeps."""
         return self.protected is not None and bool((self.protected.sum(axis=1) > np.asarray(counts)).any())
 
     def select(self, counts: Counts) -> ExpertMask:
         """Return the experts to keep: protected ones, then the best."""
-        return take(self.order if self.protected is None else move_first(self.order, self.protected), counts)
+        return take(self._taken(), counts)
+
+    def _taken(self) -> NDArray[np.intp]:
+        return self.order if self.protected is None else move_first(self.order, self.protected)
 
 
 def _by_id(part: Candidates) -> FloatArray:

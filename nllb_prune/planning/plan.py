@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.masks import MaskSet
@@ -96,5 +97,5 @@ def plan(
         protect_super=protect_super,
         within=within,
     )
-    name = model_name or str(statistics.signature.get("model", statistics.spec.family))
-    return Planner(statistics, settings).masks(name)
+    masks = Planner(statistics, settings).masks()
+    return masks if model_name is None else replace(masks, model_name=model_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nllb_prune.calibration.statistics import ExpertStatistics
@@ -32,21 +33,36 @@ class Planner:
         self._drafts = Drafts(statistics, settings)
         self._sharing = self._share()
         self._total = self._fitting_total() if self._asked is None else self._asked
-        self._counts = self._sharing.counts(self._total)
+        self.counts: Mapping[Place, Counts] = self._sharing.counts(self._total)
+        """How many experts the settings give each layer of each mask."""
 
-    def masks(self, model_name: str) -> MaskSet:
-        """Select the experts of every mask."""
-        self._check_available()
-        masks = {stack.name: self._masks_of(stack) for stack in self._spec.stacks}
+    def masks(self, counts: Mapping[Place, Counts] | None = None) -> MaskSet:
+        """Select the experts of every mask: as many as the settings give, or other counts."""
+        counts = self.counts if counts is None else counts
+        self._check_available(counts)
+        masks = {stack.name: self._masks_of(stack, counts) for stack in self._spec.stacks}
         return MaskSet(
-            model_name=model_name,
+            model_name=str(self._statistics.signature.get("model", self._spec.family)),
             fingerprint=self._statistics.fingerprint,
             stacks=self._spec.stacks,
             top_k=self._spec.top_k,
             granularity=self._settings.mask_granularity,
             masks=masks,
-            plan=self._record(masks),
+            plan=self._record(masks, counts),
         )
+
+    def counts_of(self, totals: Mapping[Place, int]) -> dict[Place, Counts]:
+        """Return how many experts each layer gets when masks have so many in all."""
+        return {place: self._sharing.counts_of(place, total) for place, total in totals.items()}
+
+    def orders(self) -> dict[Place, list[list[int]]]:
+        """Return the experts that each layer of each mask can keep, in the order it takes them."""
+        return {place: draft.possible() for place, draft in self._sharing.drafts.items()}
+
+    @property
+    def minimum(self) -> int:
+        """Fewest experts of a layer."""
+        return self._minimum
 
     def _explicit_counts(self) -> dict[str, Counts]:
         """Return the counts of every layer by stack, if they were given."""
@@ -95,24 +111,24 @@ class Planner:
         assert self._spec.parameters is not None
         return self._sharing.bytes_of(total, parameters=self._spec.parameters, dtype=self._settings.dtype)
 
-    def _check_available(self) -> None:
+    def _check_available(self, counts: Mapping[Place, Counts]) -> None:
         """Refuse counts for which `within` leaves too few experts."""
         for (stack, key), draft in self._sharing.drafts.items():
-            for layer, (count, most) in enumerate(zip(self._counts[stack, key], draft.available(), strict=True)):
+            for layer, (count, most) in enumerate(zip(counts[stack, key], draft.available(), strict=True)):
                 if count > most:
                     raise UsageError(
                         f"`within` must keep {count} or more experts in layer {layer} of {stack}/{key} for this "
                         f"budget, but keeps {most} instead."
                     )
 
-    def _masks_of(self, stack: Stack) -> dict[str, ExpertMask]:
+    def _masks_of(self, stack: Stack, counts: Mapping[Place, Counts]) -> dict[str, ExpertMask]:
         places = {key: (name, key) for name, key in self._sharing.drafts if name == stack.name}
-        chosen = {key: self._sharing.drafts[place].select(self._counts[place]) for key, place in places.items()}
+        chosen = {key: self._sharing.drafts[place].select(counts[place]) for key, place in places.items()}
         if self._settings.granularity == "union" and chosen:
             return dict.fromkeys(self._drafts.keys(stack), union(chosen.values()))
         return chosen
 
-    def _record(self, masks: record.Masks) -> dict[str, Any]:
+    def _record(self, masks: record.Masks, counts: Mapping[Place, Counts]) -> dict[str, Any]:
         """Return how the masks were made, as JSON values."""
         settings, statistics = self._settings, self._statistics
         return {
@@ -120,11 +136,11 @@ class Planner:
             **record.protection(settings.protect_end, self._drafts.super_experts),
             **record.counts(masks, self._total),
             **record.size(masks, self._spec.parameters, settings.dtype, by_side=settings.by_side),
-            "notes": self._notes(masks),
+            "notes": self._notes(masks, counts),
             "statistics": record.statistics(statistics),
         }
 
-    def _notes(self, masks: record.Masks) -> list[str]:
+    def _notes(self, masks: record.Masks, counts: Mapping[Place, Counts]) -> list[str]:
         scope, stacks = self._settings.sharing, self._spec.stacks
         notes: list[str] = []
         if not scope.whole_model and not self._explicit:
@@ -135,7 +151,7 @@ class Planner:
             notes.append(scope.note)
         if scope.whole_model and self._settings.by_side:
             notes += record.spread(masks, self._total)
-        if crowded := sum(draft.too_protected(self._counts[place]) for place, draft in self._sharing.drafts.items()):
+        if crowded := sum(draft.too_protected(counts[place]) for place, draft in self._sharing.drafts.items()):
             notes.append(
                 f"A layer protects more experts than it keeps in {crowded} of the masks: the best of them stay."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nllb_prune.masks import MaskGranularity, MaskSet
@@ -23,26 +23,26 @@ BUDGETS = ("kept", "pruned", "memory", "counts")
 class Settings:
     """The arguments of `plan`, where they are explained."""
 
-    kept: float | int | None
-    pruned: float | None
-    memory: int | None
-    counts: Mapping[str, int | Sequence[int]] | None
-    dtype: str
-    ratio: str | Mapping[str, float] | None
-    minimum: int | None
-    overrides: Overrides
-    criterion: str
-    reverse: bool
-    seed: int
-    scope: str
-    reference: str
-    granularity: PlanGranularity
-    languages: tuple[str, ...] | None
-    budget_for: BudgetFor
-    aggregation: Aggregation
-    protect_end: int
-    protect_super: bool
-    within: MaskSet | None
+    kept: float | int | None = None
+    pruned: float | None = None
+    memory: int | None = None
+    counts: Mapping[str, int | Sequence[int]] | None = None
+    dtype: str = "bfloat16"
+    ratio: str | Mapping[str, float] | None = None
+    minimum: int | None = None
+    overrides: Overrides = field(default_factory=dict)
+    criterion: str = "importance"
+    reverse: bool = False
+    seed: int = 0
+    scope: str = "layer"
+    reference: str = "eng_Latn"
+    granularity: PlanGranularity = "language"
+    languages: tuple[str, ...] | None = None
+    budget_for: BudgetFor = "each"
+    aggregation: Aggregation = "pooled"
+    protect_end: int = 0
+    protect_super: bool = False
+    within: MaskSet | None = None
 
     @property
     def sharing(self) -> Scope:
@@ -94,3 +94,12 @@ class Settings:
         budget: dict[str, Any] = {name: value for name in BUDGETS if (value := getattr(self, name)) is not None}
         unused = self.counts is not None or (self.ratio is None and self.sharing.whole_model)
         return budget if unused else {**budget, "ratio": dict(weights)}
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """Return the settings that arguments of `plan` make."""
+    languages, overrides = options.get("languages"), options.get("overrides")
+    chosen = {name: value for name, value in options.items() if name not in ("languages", "overrides")}
+    return Settings(
+        **chosen, languages=None if languages is None else tuple(dict.fromkeys(languages)), overrides=overrides or {}
+    )

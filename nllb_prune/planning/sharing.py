@@ -47,6 +47,10 @@ class Sharing:
             found |= zip(unit, filled, strict=True)
         return {**found, **self.fixed}
 
+    def counts_of(self, place: Place, total: int) -> Counts:
+        """Return how many experts each layer of one mask keeps when it has so many in all."""
+        return fill([self._slots[place]], total)[0]
+
     def bytes_of(self, total: int, *, parameters: ParameterCounts, dtype: str) -> int:
         """Return the bytes of the largest direction when each is to keep so many."""
         return largest_direction(self._sizes(total), parameters, dtype, by_side=self.by_side)

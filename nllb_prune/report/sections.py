@@ -10,11 +10,14 @@ from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.spec import Stack
 from nllb_prune.report.canvas import Plot
+from nllb_prune.report.guard_page import GuardPage, guard_pages
 from nllb_prune.report.names import metric_name, second_metric
 from nllb_prune.report.plots_directions import change_plot, metrics_plot
 from nllb_prune.report.plots_experts import importance_plots, similarity_plot
+from nllb_prune.report.plots_layer_search import layer_search_plots
 from nllb_prune.report.plots_outputs import detector_plots, fidelity_plots, length_plots
 from nllb_prune.report.plots_quality import budget_plots, quality_plots, ratio_plots
+from nllb_prune.report.plots_ratio_search import ratio_search_plots
 from nllb_prune.report.rows import Colours
 
 _MORE = 8  # configurations beside the main one whose figures are drawn
@@ -36,6 +39,12 @@ class Inputs:
         found = [c for c in self.summary.configurations if c.figure("chrf").change is not None]
         return sorted(found, key=lambda c: c.name != self.main)[: _MORE + 1]
 
+    @property
+    def ordered_masks(self) -> dict[str, MaskSet]:
+        """The masks by configuration, in the order of the summary, those of the main one first."""
+        names = [c.name for c in self.summary.configurations if c.name in self.masks]
+        return {name: self.masks[name] for name in sorted(names, key=lambda name: name != self.main)}
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -50,15 +59,17 @@ class Section:
     """Of the other configurations, to unfold."""
     missing: str = ""
     """What to give to see figures, shown when there are none."""
+    guards: Sequence[GuardPage] = ()
 
 
 def sections(inputs: Inputs) -> list[Section]:
     """Return the sections, without those that nothing asked for."""
     found = [
-        _quality(inputs), _metrics(inputs), _budget(inputs), _ratio(inputs), _length(inputs), _detectors(inputs),
-        _fidelity(inputs), _experts(inputs), _similarity(inputs),
+        _quality(inputs), _metrics(inputs), _budget(inputs), _ratio(inputs), _ratio_search(inputs),
+        _layer_search(inputs), _guard(inputs), _length(inputs), _detectors(inputs), _fidelity(inputs), _experts(inputs),
+        _similarity(inputs),
     ]  # fmt: skip
-    return [section for section in found if section.plots or section.missing]
+    return [section for section in found if section.plots or section.missing or section.guards]
 
 
 def change_plots(inputs: Inputs) -> list[Plot]:
@@ -98,6 +109,40 @@ def _ratio(inputs: Inputs) -> Section:
         "The same number of experts, shared differently between encoder and decoder.",
         ratio_plots(inputs.summary, inputs.masks, inputs.colours),
         missing="Evaluate two or more configurations with equal budgets and different ratios to see it.",
+    )
+
+
+def _ratio_search(inputs: Inputs) -> Section:
+    each = [plots for name, masks in inputs.ordered_masks.items() if (plots := ratio_search_plots(name, masks))]
+    return Section(
+        "ratio-search",
+        "How the ratio was found",
+        "One budget, shared differently between encoder and decoder and measured on held-out text. Token loss is "
+        "teacher-forced, against the full model. Below the figures, experts of a mask.",
+        each[0] if each else (),
+        [plot for plots in each[1:] for plot in plots],
+    )
+
+
+def _layer_search(inputs: Inputs) -> Section:
+    each = [plots for name, masks in inputs.ordered_masks.items() if (plots := layer_search_plots(name, masks))]
+    return Section(
+        "layer-search",
+        "How the layers were found",
+        "Each layer in turn had half of its experts more and half fewer, measured on held-out text. Experts went where "
+        "one more saves most token loss. A guard may have added experts since.",
+        each[0] if each else (),
+        [plot for plots in each[1:] for plot in plots],
+    )
+
+
+def _guard(inputs: Inputs) -> Section:
+    return Section(
+        "guard",
+        "Guard",
+        "Masks were measured on held-out text before they were accepted. Those over a tolerance got experts from a "
+        "reserve, step by step, until they passed or it was used up.",
+        guards=guard_pages(inputs.ordered_masks),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nllb_prune.calibration.pairing import LEAST, Lines, every_line, spread
+from nllb_prune.calibration.pairing import LEAST, Lines, every_line, ring, spread
 from nllb_prune.errors import UsageError
 
 CODES = [f"{a}{b}c_Latn" for a in "abcdef" for b in "abcdef"]
@@ -104,3 +104,42 @@ def test_lines_that_there_are_not(lines, count):
 def test_every_line():
     assert every_line([("eng_Latn", "deu_Latn")], lines=7) == [Lines(("eng_Latn", "deu_Latn"), 0, 1, 7)]
     assert Lines(("eng_Latn", "deu_Latn"), 1, 3, 6).of(LINES) == ["1", "4"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(some_directions, st.integers(1, 8))
+def test_a_ring_has_so_many_sources_of_each_target(directions, most):
+    chosen = ring(directions, most)
+    assert list(chosen) == sorted({target for _, target in directions})
+    for target, sources in chosen.items():
+        possible = [source for source, into in directions if into == target]
+        assert sources == sorted(set(sources))
+        assert set(sources) <= set(possible)
+        assert len(sources) == min(most, len(possible))
+    assert ring(directions[::-1], most) == chosen
+    assert ring([(source, target) for target in chosen for source in chosen[target]], most) == chosen
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 7, 20])
+@pytest.mark.parametrize("languages", [2, 3, 8, 21, 36])
+def test_a_ring_uses_all_sources_about_equally(languages, most):
+    used = Counter(source for sources in ring(all_of(languages), most).values() for source in sources)
+    assert set(used) == set(CODES[:languages])
+    assert max(used.values()) - min(used.values()) <= 2
+    assert sum(used.values()) == languages * min(most, languages - 1)
+
+
+def test_a_ring_starts_elsewhere_for_each_target():
+    a, b, c, d = CODES[:4]
+    assert ring(all_of(4), 1) == {a: [b], b: [c], c: [d], d: [a]}
+    assert ring(all_of(4), 2) == {a: [b, c], b: [c, d], c: [a, d], d: [a, b]}
+    assert ring(all_of(4), 3) == ring(all_of(4), 99) == {a: [b, c, d], b: [a, c, d], c: [a, b, d], d: [a, b, c]}
+
+
+def test_no_directions_make_no_ring():
+    assert ring([], 3) == {}
+
+
+def test_what_is_spread_is_a_ring():
+    items = spread(all_of(7), lines=3 * LEAST)
+    assert {each: [i.direction[0] for i in items if i.direction[1] == each] for each in CODES[:7]} == ring(all_of(7), 3)

@@ -15,12 +15,15 @@ CONFIGURATIONS = (
     "per language 1:2",
     "per language 1:1",
     "per language 2:1",
+    "automatic",
+    "guarded",
     "dense",
 )
 
 
 def test_demo_makes_every_result_and_continues(tmp_path, capsys):
-    arguments = ["demo", "--output", str(tmp_path), "--calibration-sentences", "2", "--sentences", "1"]
+    small = ("--calibration-sentences", "2", "--measured-sentences", "2", "--sentences", "1")
+    arguments = ["demo", "--output", str(tmp_path), *small]
     assert main(arguments) == 0
     output = capsys.readouterr().out
     summary = Summary.load(tmp_path / "summary.json")
@@ -33,6 +36,10 @@ def test_demo_makes_every_result_and_continues(tmp_path, capsys):
         masks = MaskSet.load(tmp_path / "masks" / f"{name}.json")
         kept = masks.direction("eng_Latn", "deu_Latn")
         assert tuple(len(kept[stack][0]) for stack in ("encoder", "decoder")) == counts
+    automatic = MaskSet.load(tmp_path / "masks" / "automatic.json")
+    assert automatic.kept("eng_Latn", "deu_Latn") == 96
+    assert {"ratio_search", "layer_search"} <= set(automatic.plan)
+    assert MaskSet.load(tmp_path / "masks" / "guarded.json").plan["measured"]["skipped"] == 2
     report = (tmp_path / "report.html").read_bytes()
     (tmp_path / "report.html").unlink()
     assert main(arguments) == 0  # continues from the finished results

@@ -32,6 +32,18 @@ def test_what_is_not_allowed_comes_last_even_if_protected():
     assert [draft.select((count,)) for count in (1, 2)] == [((3,),), ((1, 3),)]
 
 
+def test_what_can_be_kept_in_the_order_it_is_taken():
+    assert one([1, 4, 3, 2]).possible() == [[1, 2, 3, 0]]
+    assert one([4, 3, 2, 1], protected=flags(3)).possible() == [[3, 0, 1, 2]]
+    assert one([4, 3, 2, 1], allowed=flags(1, 3)).possible() == [[1, 3]]
+    assert one([4, 3, 2, 1], allowed=flags(1, 3), protected=flags(0, 3)).possible() == [[3, 1]]
+    scores = np.array([[1.0, 2.0], [2.0, 1.0]])
+    allowed = np.array([[True, True], [False, True]])
+    draft = Candidates.of(scores, LAYER, weights=np.ones(2), allowed=allowed)
+    assert draft.possible() == [[1, 0], [1]]
+    assert all(type(each) is int for ids in draft.possible() for each in ids)
+
+
 def test_mass_is_that_of_the_allowed():
     draft = one([4, 3, 2, 1], "threshold", allowed=flags(1, 3))
     np.testing.assert_array_equal(draft.keys, [[0, 0.75, np.inf, np.inf]])
@@ -71,6 +83,21 @@ def test_a_shared_budget_is_filled_by_the_best_of_each(scores, scope, total):
         worst = max((entries[expert] for expert in ids), default=-np.inf)
         assert all(entries[expert] >= worst for expert in set(range(6)) - set(ids))
     assert all(np.all(np.diff(each) >= 0) for each in shared.keys)
+
+
+MARKS = st.none() | arrays(np.bool_, (2, 6))
+
+
+@given(SCORES, st.sampled_from(sorted(SCOPES)), MARKS, MARKS, st.lists(st.integers(0, 6), min_size=2, max_size=2))
+def test_the_first_of_those_possible_are_selected(scores, scope, allowed, protected, wanted):
+    draft = Candidates.of(scores[0], SCOPES[scope], weights=np.array([1.0, 3.0]), allowed=allowed, protected=protected)
+    possible = draft.possible()
+    assert tuple(map(len, possible)) == draft.available()
+    assert [set(ids) for ids in possible] == [
+        set(np.flatnonzero(each)) for each in (np.ones((2, 6)) if allowed is None else allowed)
+    ]
+    counts = tuple(min(want, len(ids)) for want, ids in zip(wanted, possible, strict=True))
+    assert draft.select(counts) == tuple(tuple(sorted(ids[:n])) for n, ids in zip(counts, possible, strict=True))
 
 
 @given(SCORES, st.sampled_from(sorted(SCOPES)))

@@ -12,7 +12,7 @@ from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.fidelity import distributions, full_model
 from nllb_prune.evaluation.fidelity.fidelity import COLUMNS, MEASURES, Fidelity, fidelity, merged
-from nllb_prune.evaluation.fidelity.full_model import FullDirection, FullModel
+from nllb_prune.evaluation.fidelity.full_model import FullDirection
 from nllb_prune.evaluation.significance.bootstrap import Draws, samples
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_model
@@ -176,27 +176,24 @@ def mini():
     return load_model("mini"), load_tokenizer("mini"), ParallelText.open(embedded_text(), "test").head(12)
 
 
-def test_one_full_model_measures_many_masks_in_many_directions(mini):
+@pytest.mark.parametrize(("source", "target"), [(SOURCE, TARGET), (TARGET, SOURCE), ("rus_Cyrl", "zho_Hans")])
+def test_one_full_model_measures_many_masks(mini, source, target):
     model, tokenizer, text = mini
     spec = routing_of(model).spec
-    directions = [(SOURCE, TARGET), (TARGET, SOURCE), ("rus_Cyrl", "zho_Hans")]
-    full = FullModel.of(model, tokenizer, text, directions)
+    lines = text.lines(source), text.lines(target)
+    full = FullDirection.of(model, tokenizer, *lines, source=source, target=target)
+    assert (full.direction, full.sentences) == ((source, target), 12)
     layers = sum(len(stack.layers) for stack in spec.stacks)
     experts = spec.stacks[0].experts
     everything = mask_set(model, np.ones((layers, experts), bool))
     some = mask_set(model, np.tile(np.arange(experts) < experts // 4, (layers, 1)))
     found = full.measure(some)
-    assert list(found) == ["eng_Latn-deu_Latn", "deu_Latn-eng_Latn", "rus_Cyrl-zho_Hans"]
-    for source, target in directions:
-        each = found[f"{source}-{target}"]
-        alone = fidelity(
-            model, tokenizer, text.lines(source), text.lines(target), source=source, target=target, masks=some
-        )
-        assert np.array_equal(each.statistics, alone.statistics)
-        assert each.loss_change > 0.1
-        assert each.agreement < 0.9
-    assert [each.kl for each in full.measure(everything).values()] == pytest.approx([0, 0, 0], abs=1e-6)
-    assert np.array_equal(full.measure(some)["rus_Cyrl-zho_Hans"].statistics, each.statistics)
+    alone = fidelity(model, tokenizer, *lines, source=source, target=target, masks=some)
+    assert np.array_equal(found.statistics, alone.statistics)
+    assert found.loss_change > 0.1
+    assert found.agreement < 0.9
+    assert full.measure(everything).kl == pytest.approx(0, abs=1e-6)
+    assert np.array_equal(full.measure(some).statistics, found.statistics)
 
 
 def test_properties_can_be_resampled(tiny, tensors, texts):
@@ -243,7 +240,8 @@ def test_wrong_use_is_refused(tiny, tensors, texts):
 
 def test_masks_of_another_model_or_without_the_language_are_refused(mini, tiny, tensors):
     model, tokenizer, text = mini
-    full = FullModel.of(model, tokenizer, text.head(2), [(SOURCE, TARGET)])
+    lines = (text.head(2).lines(code) for code in (SOURCE, TARGET))
+    full = FullDirection.of(model, tokenizer, *lines, source=SOURCE, target=TARGET)
     other = mask_set(tiny, tensors["masks/kept"][0].astype(bool))
     with pytest.raises(UsageError, match="`masks` must belong to the model"):
         full.measure(other)

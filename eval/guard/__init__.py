@@ -1,0 +1,1 @@
+"""What causes over-generation under pruning, and what cures it, on `mini` and a sibling trained without masking."""
