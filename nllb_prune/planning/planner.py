@@ -38,6 +38,7 @@ class Planner:
 
     def masks(self, counts: Mapping[Place, Counts] | None = None) -> MaskSet:
         """Select the experts of every mask: as many as the settings give, or other counts."""
+        by_ratio = counts is None
         counts = self.counts if counts is None else counts
         self._check_available(counts)
         masks = {stack.name: self._masks_of(stack, counts) for stack in self._spec.stacks}
@@ -48,7 +49,7 @@ class Planner:
             top_k=self._spec.top_k,
             granularity=self._settings.mask_granularity,
             masks=masks,
-            plan=self._record(masks, counts),
+            plan=self._record(masks, counts, by_ratio=by_ratio),
         )
 
     def counts_of(self, totals: Mapping[Place, int]) -> dict[Place, Counts]:
@@ -58,6 +59,21 @@ class Planner:
     def orders(self) -> dict[Place, list[list[int]]]:
         """Return the experts that each layer of each mask can keep, in the order it takes them."""
         return {place: draft.possible() for place, draft in self._sharing.drafts.items()}
+
+    @property
+    def total(self) -> int:
+        """How many experts a direction is to keep."""
+        return self._total
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """How many of them are in each stack."""
+        return self._sharing.totals(self._total)
+
+    @property
+    def fixed(self) -> frozenset[Place]:
+        """Masks whose counts were set by hand."""
+        return frozenset(self._sharing.fixed)
 
     @property
     def minimum(self) -> int:
@@ -128,7 +144,7 @@ class Planner:
             return dict.fromkeys(self._drafts.keys(stack), union(chosen.values()))
         return chosen
 
-    def _record(self, masks: record.Masks, counts: Mapping[Place, Counts]) -> dict[str, Any]:
+    def _record(self, masks: record.Masks, counts: Mapping[Place, Counts], *, by_ratio: bool) -> dict[str, Any]:
         """Return how the masks were made, as JSON values."""
         settings, statistics = self._settings, self._statistics
         return {
@@ -136,14 +152,14 @@ class Planner:
             **record.protection(settings.protect_end, self._drafts.super_experts),
             **record.counts(masks, self._total),
             **record.size(masks, self._spec.parameters, settings.dtype, by_side=settings.by_side),
-            "notes": self._notes(masks, counts),
+            "notes": self._notes(masks, counts, by_ratio=by_ratio),
             "statistics": record.statistics(statistics),
         }
 
-    def _notes(self, masks: record.Masks, counts: Mapping[Place, Counts]) -> list[str]:
+    def _notes(self, masks: record.Masks, counts: Mapping[Place, Counts], *, by_ratio: bool) -> list[str]:
         scope, stacks = self._settings.sharing, self._spec.stacks
         notes: list[str] = []
-        if not scope.whole_model and not self._explicit:
+        if by_ratio and not scope.whole_model and not self._explicit:
             notes += ratio_notes(stacks, self._total, weights=self._weights, minimum=self._minimum)
         if self._settings.minimum is None and self._minimum < scope.minimum:
             notes.append(f"The minimum is {self._minimum} experts a layer, not {scope.minimum}, as there are no more.")

@@ -40,7 +40,7 @@ class Sharing:
         together: an encoder's belong to a source and a decoder's to a target, so it is exact for a language's own two;
         a language that only one stack has statistics of gets that stack's part, by weight.
         """
-        totals = self._totals(total)
+        totals = self.totals(total)
         found: dict[Place, Counts] = {}
         for unit in self._units:
             filled = fill([self._slots[place] for place in unit], sum(totals[stack] for stack, _ in unit))
@@ -48,8 +48,8 @@ class Sharing:
         return {**found, **self.fixed}
 
     def counts_of(self, place: Place, total: int) -> Counts:
-        """Return how many experts each layer of one mask keeps when it has so many in all."""
-        return fill([self._slots[place]], total)[0]
+        """Return how many experts each layer of one mask keeps when it has so many in all, unless its are fixed."""
+        return self.fixed[place] if place in self.fixed else fill([self._slots[place]], total)[0]
 
     def bytes_of(self, total: int, *, parameters: ParameterCounts, dtype: str) -> int:
         """Return the bytes of the largest direction when each is to keep so many."""
@@ -58,10 +58,11 @@ class Sharing:
     def _sizes(self, total: int) -> dict[Place, int]:
         if self.whole_model:
             return {place: sum(counts) for place, counts in self.counts(total).items()}
-        totals = self._totals(total)
+        totals = self.totals(total)
         return {place: totals[place[0]] for place in self.drafts} | {p: sum(c) for p, c in self.fixed.items()}
 
-    def _totals(self, total: int) -> dict[str, int]:
+    def totals(self, total: int) -> dict[str, int]:
+        """Return how many experts the masks of each stack keep, but those with fixed counts."""
         return stack_totals(self.stacks, total, weights=self.weights, minimum=self.minimum)
 
     @cached_property

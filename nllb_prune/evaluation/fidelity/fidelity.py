@@ -151,7 +151,7 @@ def fidelity(
 ) -> Fidelity:
     """Compare a model within masks with the same model without, on the texts of one direction.
 
-    For several masks on the same text `full_model.FullModel` runs the full model once.
+    For several masks on the same text `full_model.FullDirection` runs the full model once.
 
     Args:
         model: From `load_model`, with all its experts and no masks set.

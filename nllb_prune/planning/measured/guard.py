@@ -10,6 +10,7 @@ from typing import Any
 from nllb_prune.expert_mask import ExpertMask, size
 from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
+from nllb_prune.model.spec import Stack
 from nllb_prune.planning.measured.growth import Order, grown
 from nllb_prune.planning.measured.measure import (
     Figures,
@@ -41,7 +42,7 @@ class Guarded:
 
     masks: MaskSet
     failed: tuple[Place, ...]
-    """Masks that are over tolerance, or to blame for a direction that is, with the reserve used up."""
+    """Masks that are over tolerance, or to blame for a direction that is, and cannot grow any more."""
 
 
 def guard(
@@ -58,7 +59,7 @@ def guard(
     First the masks of each stack with all experts in the others: a language by the mean over its directions. Then
     every direction as it will be used; there the mask grows whose own change is the larger part. Last the lengths of
     translations, by language again: few sentences of a direction tell little. What is furthest over tolerance comes
-    first to the reserve. At last everything is measured again whose masks have grown since.
+    first to the reserve. What grows is measured again in every stage, until nothing grows any more.
 
     Args:
         masks: As planned.
@@ -102,17 +103,16 @@ class _Run:
         """Go through the stages and record them."""
         stacks = [stack.name for stack in self.masks.stacks]
         stages = (*(stacks if len(stacks) > 1 else ()), PAIR, LENGTH)
-        for stage in stages:
-            self._settle(stage)
-        for stage in stages:  # figures are those of the masks as they are now
-            self._read(stage)
+        everything = {direction for each in self.using.values() for direction in each}
+        self.readings, self.stale = {stage: {} for stage in stages}, {stage: set(everything) for stage in stages}
+        while any(self.stale.values()):  # what grows in one stage is measured again in the others
+            for stage in stages:
+                self._settle(stage)
         failed = self._failed()
         return Guarded(masks=self._recorded(failed), failed=failed)
 
     def _settle(self, stage: str) -> None:
         """Measure, grow what is over tolerance, measure that again, until nothing is over or nothing can grow."""
-        self.readings[stage] = {}
-        self.stale[stage] = {direction for each in self.using.values() for direction in each}
         while self.stale[stage]:
             measured = self._read(stage)
             over = self._over(stage)
@@ -170,8 +170,8 @@ class _Run:
             if number:
                 self._set(place, grown(self._mask(place), self.orders[place], number, base=self._base(place)))
                 self.reserve.spend(place, number)
-                for directions in self.stale.values():
-                    directions.update(self.using[place])
+                for stage in {place[0], PAIR, LENGTH} & set(self.stale):
+                    self.stale[stage].update(self.using[place])
                 got[place] = number
         return got
 
@@ -181,8 +181,21 @@ class _Run:
     def _room(self, place: Place) -> int:
         """Return how many experts a mask can get: as far as there are any, and the reserve lasts."""
         left = sum(map(len, self.orders[place])) - size(self._mask(place))
-        together = [places_of(self.masks, direction) for direction in self.using[place]]
-        return min(left, self.reserve.affordable(place, together))
+        return min(left, self.reserve.affordable(place, self._others(place)))
+
+    def _others(self, place: Place) -> list[list[Place]]:
+        """Return, for every other stack, the masks that a mask can be used together with, measured or not."""
+        found = []
+        for stack in self.masks.stacks:
+            if stack.name != place[0]:
+                keys = [key for key in self.masks.masks[stack.name] if self._meet(place, stack, key)]
+                found.append([(stack.name, key) for key in keys])
+        return found
+
+    def _meet(self, place: Place, stack: Stack, key: str) -> bool:
+        if self.masks.granularity != "language" or stack.keyed_by == self.masks.stack(place[0]).keyed_by:
+            return key == place[1]
+        return key != place[1]  # a source and a target
 
     def _mask(self, place: Place) -> ExpertMask:
         return self.masks.masks[place[0]][place[1]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,18 @@ PlanTotals = Callable[[Totals], MaskSet]
 
 
 def search_language_ratios(
-    plan_with: PlanWith, plan_totals: PlanTotals, measure: Measure, stacks: tuple[Stack, ...]
+    plan_with: PlanWith,
+    plan_totals: PlanTotals,
+    measure: Measure,
+    stacks: tuple[Stack, ...],
+    *,
+    fixed: Collection[Place] = (),
 ) -> tuple[MaskSet, dict[str, Any]]:
     """Return masks in which each language shares its budget its own way, and the record of the search.
 
     What pruning one stack costs is measured with all experts in the other, for all languages at once; a language's own
     best share has the lowest sum of the two. The result is compared with the best share for all, and the better kept.
+    Languages with a mask in `fixed` keep the share for all.
 
     Raises:
         UsageError: if there are not two stacks to share.
@@ -43,7 +49,7 @@ def search_language_ratios(
     grid = [plan_with(dict(zip(names, (share, 1 - share), strict=True))) for share in SHARES]
     curves = [_curves(masks, measure, names) for masks in grid]
     shared = min(range(len(grid)), key=lambda n: (sum(loss for _, loss in curves[n].values()), n))
-    totals, told = _own_totals(curves, names, grid[shared])
+    totals, told = _own_totals(curves, names, grid[shared], fixed)
     own = plan_totals(totals)
     losses = {name: _loss(masks, measure) for name, masks in (("shared", grid[shared]), ("per_language", own))}
     better = own if losses["per_language"] < losses["shared"] else grid[shared]
@@ -89,13 +95,14 @@ def losses_by_key(masks: MaskSet, stack: str, readings: Readings) -> dict[str, f
 
 
 def _own_totals(
-    curves: Sequence[Curve], names: tuple[str, str] | tuple[str, ...], shared: MaskSet
+    curves: Sequence[Curve], names: tuple[str, ...], shared: MaskSet, fixed: Collection[Place]
 ) -> tuple[dict[Place, int], dict[str, Any]]:
     """Return the experts of every mask, and what was found for each language that has both."""
     first, second = names
     totals = {(stack, key): size(mask) for stack, each in shared.masks.items() for key, mask in each.items()}
     told = {}
-    for key in sorted(key for stack, key in curves[0] if stack == first and (second, key) in curves[0]):
+    free = {place for place in curves[0] if place not in fixed}
+    for key in sorted(key for stack, key in free if stack == first and (second, key) in free):
         whole = totals[first, key] + totals[second, key]
         sides = [sorted({curve[stack, key] for curve in curves}) for stack in names]
         possible = range(max(sides[0][0][0], whole - sides[1][-1][0]), min(sides[0][-1][0], whole - sides[1][0][0]) + 1)

@@ -60,7 +60,7 @@ def share_layers(
         counts: To start from.
         select: Makes masks of counts.
         measure: Of held-out text.
-        limits: Of each mask.
+        limits: Of each mask to share anew; the others keep their counts.
         by_language: Whether every mask shares its experts its own way, by its own directions.
     """
     masks = select(counts)
@@ -70,7 +70,7 @@ def share_layers(
     rounds = []
     for _ in range(ROUNDS):
         slopes, told = _slopes(state, select, meter, limits, by_language=by_language)
-        shared = {place: _shared(sum(state.counts[place]), slopes[place]) for place in counts}
+        shared = {**counts, **{place: _shared(sum(state.counts[place]), each) for place, each in slopes.items()}}
         masks = select(shared)
         found = _State(shared, masks, meter.losses(masks, directions))
         losses = {"before": rounded(state.loss), "after": rounded(found.loss)}
@@ -79,8 +79,8 @@ def share_layers(
             break
         at_end = any(
             count in (slope.low, slope.high) and slope.low < slope.high
-            for place in counts
-            for count, slope in zip(shared[place], slopes[place], strict=True)
+            for place, each in slopes.items()
+            for count, slope in zip(shared[place], each, strict=True)
         )
         state = found
         if not at_end:
@@ -114,10 +114,10 @@ def _slopes(
     state: _State, select: Select, measure: Measure, limits: Mapping[Place, Limits], *, by_language: bool
 ) -> tuple[dict[Place, list[_Slope]], dict[str, list[dict[str, float]]]]:
     """Return what an expert saves in each layer of each mask, and the record of what was measured."""
-    slopes: dict[Place, list[_Slope]] = {place: [] for place in state.counts}
+    slopes: dict[Place, list[_Slope]] = {place: [] for place in limits}
     told: dict[str, list[dict[str, float]]] = {}
     for stack in state.masks.stacks:
-        places = [place for place in state.counts if place[0] == stack.name]
+        places = [place for place in limits if place[0] == stack.name]
         for layer in range(len(stack.layers)):
             ends, changes = {}, {}
             for sign in (-1, 1):

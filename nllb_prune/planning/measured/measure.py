@@ -103,9 +103,13 @@ def places_of(masks: MaskSet, direction: Direction) -> tuple[Place, ...]:
 
 
 def mean_figures(readings: Iterable[Figures]) -> dict[str, float]:
-    """Return the mean of each figure over readings; there must be one."""
+    """Return the mean of each figure over the readings, there must be one, that can tell it."""
     every = list(readings)
-    return {name: sum(each[name] for each in every) / len(every) for name in every[0]}
+    return {name: _mean([each[name] for each in every if not math.isnan(each[name])]) for name in every[0]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def rounded(value: float) -> float:

@@ -48,6 +48,7 @@ def plan_measured(
     *,
     decisions: Decisions,
     told: Told | None = None,
+    model_name: str | None = None,
     **options: Any,
 ) -> MaskSet:
     """Choose the experts of each language and let a measure on held-out text decide what is left to it.
@@ -59,7 +60,8 @@ def plan_measured(
         measure: Of the same model.
         decisions: What is left to the measure.
         told: Is told of every measure before it is made.
-        options: Of `plan`.
+        model_name: What to call the model, as in `plan`.
+        options: The other arguments of `plan`.
 
     Raises:
         UsageError: on what `plan` refuses, and on decisions that do not go together with it.
@@ -71,7 +73,8 @@ def plan_measured(
         course.find_layers(Meter(measure, told, "layers"), by_language=decisions.layers != "auto")
     if decisions.guard:
         course.guard(measure, decisions, told)
-    return course.finished(measure.signature)
+    masks = course.finished(measure.signature)
+    return masks if model_name is None else replace(masks, model_name=model_name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,8 @@ class _Course:
         self.planner = Planner(statistics, settings)
         self.masks = self.planner.masks()
         self.found: dict[str, Any] = {}
+        self.tried: list[tuple[MaskSet, Planner]] = []
+        """Masks of other ratios, and what planned them."""
         self.ratio: Mapping[str, float] | str | None = None
         """That was found, as it is recorded."""
 
@@ -117,25 +122,27 @@ class _Course:
 
     def find_ratio(self, measure: Measure, *, by_language: bool) -> None:
         """Share the budget between the stacks."""
-        stacks = self.masks.stacks
+        stacks, own = self.masks.stacks, False
         if by_language:
             self.masks, found = language_ratio.search_language_ratios(
-                self._with_ratio, self._with_totals, measure, stacks
+                self._with_ratio, self._with_totals, measure, stacks, fixed=self.planner.fixed
             )
-            self.found["ratio_search"] = found
             own = found["chosen"] == "per_language"
-            self.ratio = "auto-per-language" if own else self.masks.plan["budget"]["ratio"]
         else:
-            self.masks, self.found["ratio_search"] = ratio.search_ratio(self._with_ratio, measure, stacks)
-            self.ratio = self.masks.plan["budget"]["ratio"]
-            self.settings = replace(self.settings, ratio=self.ratio)
-            self.planner = Planner(self.statistics, self.settings)
+            self.masks, found = ratio.search_ratio(self._with_ratio, measure, stacks)
+        self.found["ratio_search"] = found
+        if own:
+            self.ratio = "auto-per-language"
+            return
+        self.planner = next(planner for masks, planner in self.tried if masks is self.masks)
+        self.ratio = {stack: float(total) for stack, total in self.planner.totals.items()}
 
     def find_layers(self, measure: Measure, *, by_language: bool) -> None:
         """Share the experts of each stack among its layers."""
         limits = {
             place: layers.Limits(self.planner.minimum, tuple(map(len, order)))
             for place, order in self.planner.orders().items()
+            if place not in self.planner.fixed
         }
         self.masks, self.found["layer_search"] = layers.share_layers(
             counts_in(self.masks), self.planner.masks, measure, limits=limits, by_language=by_language
@@ -165,9 +172,10 @@ class _Course:
         return replace(self.masks, plan=plan)
 
     def _with_ratio(self, weights: Mapping[str, float]) -> MaskSet:
-        masks = Planner(self.statistics, replace(self.settings, ratio=weights)).masks()
-        totals = {stack: float(sum(map(len, next(iter(each.values()))))) for stack, each in masks.masks.items()}
-        return replace(masks, plan={**masks.plan, "budget": {**masks.plan["budget"], "ratio": totals}})
+        planner = Planner(self.statistics, replace(self.settings, ratio=weights))
+        masks = planner.masks(planner.counts)
+        self.tried.append((masks, planner))
+        return masks
 
     def _with_totals(self, totals: Mapping[Place, int]) -> MaskSet:
         return self.planner.masks(self.planner.counts_of(totals))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nllb_prune.errors import UsageError
@@ -24,15 +27,15 @@ class Reserve:
     spent: dict[Place, int] = field(default_factory=dict)
     """Experts that each mask got."""
 
-    def affordable(self, place: Place, together: Iterable[tuple[Place, ...]]) -> int:
+    def affordable(self, place: Place, others: Iterable[Iterable[Place]]) -> int:
         """Return by how many experts a mask may grow.
 
         Args:
             place: the mask.
-            together: the masks of each direction that uses it.
+            others: for every other stack, the masks that it is used together with.
         """
-        most = max((sum(map(self._spent, masks)) for masks in together), default=0)
-        return max(0, self.limit - most) // self.cost[place[0]]
+        spent = self._spent(place) + sum(max(map(self._spent, masks), default=0) for masks in others)
+        return max(0, self.limit - spent) // self.cost[place[0]]
 
     def spend(self, place: Place, experts: int) -> None:
         """Count what a mask got."""
@@ -51,7 +54,7 @@ class AskedReserve:
     in_bytes: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.amount, bool) or not self.amount >= 0:
+        if isinstance(self.amount, bool) or not 0 <= self.amount < math.inf:
             raise UsageError(f"`reserve` must be 0 or more, but is {self.amount} instead.")
 
 
@@ -61,18 +64,17 @@ def parse_reserve(text: str) -> AskedReserve:
     Raises:
         UsageError: if it is none of them.
     """
-    try:
-        if text.endswith("%"):
-            return AskedReserve(float(text[:-1]) / 100)
-        return AskedReserve(int(text) if text.isdecimal() else float(text))
-    except UsageError:
-        raise
-    except ValueError:
-        pass
-    try:
-        return AskedReserve(parse_memory(text), in_bytes=True)
-    except UsageError:
-        raise UsageError(
-            f"`reserve` must be a number of experts (24), a share of those kept (25%) or a size (2GB), "
-            f"but is {text} instead."
-        ) from None
+    text = text.strip()
+    if re.fullmatch(r"\d+", text):
+        return AskedReserve(int(text))
+    if re.fullmatch(r"\d+(\.\d+)?%", text):
+        return AskedReserve(float(text[:-1]) / 100)
+    if re.fullmatch(r"0?\.\d+", text):
+        return AskedReserve(float(text))
+    if re.search(r"[a-zA-Z]$", text):
+        with suppress(UsageError):
+            return AskedReserve(parse_memory(text), in_bytes=True)
+    raise UsageError(
+        f"`reserve` must be a number of experts (24), a share of those kept (25% or 0.25) or a size (2GB), "
+        f"but is {text} instead."
+    )

@@ -29,7 +29,7 @@ class Tolerances:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise UsageError(f"`tolerances/{name}` must be a number above 0, but is {value} instead.")
 
     def worst(self, figures: Figures) -> tuple[float, str]:
@@ -60,7 +60,7 @@ def parse_tolerances(text: str) -> Tolerances:
             number = float(value)
         except ValueError:
             number = math.nan
-        if name not in NAMES or not number > 0:
+        if name not in NAMES or not 0 < number < math.inf:
             raise UsageError(
                 f"`tolerances` must be like loss_change=0.1,length_change=0.05, of {', '.join(NAMES)}, "
                 f"but is {text} instead."

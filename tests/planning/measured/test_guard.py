@@ -167,8 +167,44 @@ def test_at_last_everything_is_known_of_the_masks_as_they_are(make_masks, fake_m
     record = found.masks.plan["guard"]
     assert record["masks"]["encoder"]["aaa"]["figures"]["loss_change"] == pytest.approx(0.1 / 18, rel=1e-5)
     assert record["directions"]["aaa-bbb"]["figures"]["loss_change"] == pytest.approx(0.1 / 18, rel=1e-5)
-    assert [each["stage"] for each in record["rounds"]] == ["encoder", "decoder", "pair", "length", "length"]
+    stages = [each["stage"] for each in record["rounds"]]
+    assert stages == ["encoder", "decoder", "pair", "length", "length", "encoder", "pair"]  # the decoders did not grow
     assert [kind for kind, _, _ in measure.asked].count("lengths") == 2  # losses once more, lengths are known
+
+
+def test_growth_in_a_late_stage_that_undoes_an_early_one_goes_on(make_masks, fake_measure, kept_by):
+    """Lengths make the encoders grow; that makes losses too large, until they have grown further."""
+    masks, orders = make_masks((12, 4))
+    start = kept_by(masks, "encoder", ("aaa", "bbb"))
+
+    def loss(masks, direction):
+        return 0.3 if start < kept_by(masks, "encoder", direction) < start + 6 else 0.0
+
+    def longer(masks, direction):
+        return {"length_change": 0.04 if kept_by(masks, "encoder", direction) == start else 0.0}
+
+    found = guard(masks, fake_measure(loss, longer), orders, reserve=experts(20))
+    assert found.failed == ()
+    expected = {"encoder": 6, "decoder": 2}  # both are over length, of which nobody tells whose fault it is
+    assert grew(masks, found.masks) == {
+        (stack, code): expected[stack] for stack in expected for code in ("aaa", "bbb", "ccc")
+    }
+
+
+def test_the_reserve_holds_for_directions_that_are_not_measured(make_masks, fake_measure, kept_by):
+    """One direction lets an encoder mask grow, another a decoder mask; the direction of both is not measured."""
+    masks, orders = make_masks()
+    wanting = {("aaa", "bbb"): "encoder", ("bbb", "ccc"): "decoder"}
+
+    def loss(masks, direction):
+        stack = wanting[direction]
+        return 1.0 if kept_by(masks, stack, direction) < 64 else 0.0
+
+    measure = fake_measure(loss)
+    measure.directions = tuple(wanting)
+    found = guard(masks, measure, orders, reserve=experts(6))
+    assert found.masks.kept("aaa", "ccc") - masks.kept("aaa", "ccc") <= 6
+    assert sum(grew(masks, found.masks).values()) > 0
 
 
 def test_a_language_passes_by_the_mean_over_its_directions(make_masks, fake_measure):
