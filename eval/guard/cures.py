@@ -72,8 +72,8 @@ def _with(masks: MaskSet, stack: str, add: Add, number: int) -> MaskSet:
 
 def _figures(masks: MaskSet, measure: Remembering) -> dict[str, Any]:
     """Return mean figures over all directions, and over those into English."""
-    losses, lengths = (ask(masks, measure.directions) for ask in (measure.losses, measure.lengths))
-    both = {direction: {**losses[direction], **lengths[direction]} for direction in measure.directions}
+    losses, translated = (ask(masks, measure.directions) for ask in (measure.losses, measure.translations))
+    both = {direction: {**losses[direction], **translated[direction]} for direction in measure.directions}
     english = [figures for (_, target), figures in both.items() if target == "eng_Latn"]
     return {"all": _rounded(mean_figures(both.values())), "into English": _rounded(mean_figures(english))}
 

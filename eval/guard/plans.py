@@ -45,9 +45,9 @@ class Remembering:
         """Ask for losses."""
         return self._asked("losses", masks, directions)
 
-    def lengths(self, masks: MaskSet, directions: Sequence[Direction]) -> Any:
-        """Ask for lengths."""
-        return self._asked("lengths", masks, directions)
+    def translations(self, masks: MaskSet, directions: Sequence[Direction]) -> Any:
+        """Ask for translations."""
+        return self._asked("translations", masks, directions)
 
     def _asked(self, what: str, masks: MaskSet, directions: Sequence[Direction]) -> Any:
         found = {}

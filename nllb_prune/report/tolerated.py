@@ -37,10 +37,11 @@ FIGURES = {
     "late_change": Figure("ends too late", "%", 100, 2),
     "length_change": Figure("length", "%", 100, 1, both_signs=True),
     "runaway_change": Figure("runaway translations", "%", 100, 1),
+    "detached_change": Figure("detached translations", "%", 100, 1),
 }
 """Those of `Tolerances`, in the order to read them."""
 OF_DIRECTIONS = ("loss_change", "end_loss_change", "early_change", "late_change")
-"""What a direction by itself is judged by; lengths are judged by language."""
+"""What a direction by itself is judged by; translations are judged by language."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def test_guard(planned, works, statistics, tmp_path):
     works("plan", statistics, "--keep", 0.125, "--output", tmp_path / "unguarded.json")
     before = MaskSet.load(tmp_path / "unguarded.json")
     assert guard["rounds"][0]["stage"] == "encoder"
-    assert {"decoder", "pair", "length"} <= {each["stage"] for each in guard["rounds"]}
+    assert {"decoder", "pair", "translations"} <= {each["stage"] for each in guard["rounds"]}
     for stack in ("encoder", "decoder"):
         for key, mask in before.masks[stack].items():
             assert all(set(old) <= set(new) for old, new in zip(mask, masks.masks[stack][key], strict=True))

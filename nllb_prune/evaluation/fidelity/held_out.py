@@ -8,6 +8,9 @@ from typing import Any
 
 from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
+from nllb_prune.evaluation.detectors.base import DETACHED, Outputs
+from nllb_prune.evaluation.detectors.detached import Detached
+from nllb_prune.evaluation.detectors.thresholds import THRESHOLDS
 from nllb_prune.evaluation.fidelity.full_model import FullDirection
 from nllb_prune.evaluation.scores.writing import visible
 from nllb_prune.generation.translate import translations
@@ -30,8 +33,8 @@ class HeldOut:
     model: Any
     tokenizer: Any
     full: Mapping[Direction, FullDirection]
-    decoded: Mapping[Direction, tuple[list[str], list[str]]]
-    """Sources, and the full model's translations of them."""
+    decoded: Mapping[Direction, Decoded]
+    """The full model's translations."""
     signature: Mapping[str, Any]
     """How many sentences of each direction, from which lines of which text."""
 
@@ -78,8 +81,10 @@ class HeldOut:
             sources, references = ([text.lines(code)[n] for n in chosen] for code in direction)
             source, target = direction
             full[direction] = FullDirection.of(model, tokenizer, sources, references, source=source, target=target)
-            picked = sources[:: max(1, sentences // decoded)][:decoded] if decoded else []
-            translated[direction] = (picked, _translated(model, tokenizer, picked, direction, None))
+            step = max(1, sentences // decoded) if decoded else sentences
+            picked = [side[::step][:decoded] for side in (sources, references)]
+            outputs = _translated(model, tokenizer, picked[0], direction, None)
+            translated[direction] = Decoded(direction, picked[0], picked[1], outputs)
         signature = {
             "directions": len(directions),
             "sentences": sentences,
@@ -103,14 +108,49 @@ class HeldOut:
             found[direction] = {name: fidelity.value(name) for name in LOSSES}
         return found
 
-    def lengths(self, masks: MaskSet, directions: Sequence[Direction]) -> dict[Direction, dict[str, float]]:
-        """Return the change of the lengths of translations, nothing where none were made."""
+    def translations(self, masks: MaskSet, directions: Sequence[Direction]) -> dict[Direction, dict[str, float]]:
+        """Return how translations change, nothing where none were made."""
         found = {}
         for direction in directions:
-            sources, before = self.decoded[direction]
-            after = _translated(self.model, self.tokenizer, sources, direction, masks)
-            found[direction] = length_figures(before, after)
+            decoded = self.decoded[direction]
+            found[direction] = decoded.figures(
+                _translated(self.model, self.tokenizer, decoded.sources, direction, masks)
+            )
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Sentences of a direction with the full model's translations."""
+
+    direction: Direction
+    sources: list[str]
+    references: list[str]
+    outputs: list[str]
+
+    def figures(self, outputs: Sequence[str]) -> dict[str, float]:
+        """Return how other translations differ: in length, and the shares that run away or are detached."""
+        detached = self._detached(outputs) / len(outputs) if outputs else float("nan")
+        return {**length_figures(self.outputs, outputs), "detached_change": detached}
+
+    def _detached(self, outputs: Sequence[str]) -> int:
+        """Return how many are far from the reference and from the full model's; what is equal to that is not."""
+        changed = [n for n, pair in enumerate(zip(self.outputs, outputs, strict=True)) if pair[0] != pair[1]]
+        if not changed:
+            return 0
+        sides = ([side[n] for n in changed] for side in (self.sources, outputs, self.references, self.outputs))
+        sources, found, references, full = sides
+        values = Detached().values(
+            Outputs(
+                source=self.direction[0],
+                target=self.direction[1],
+                sources=sources,
+                outputs=found,
+                references=references,
+                full_outputs=full,
+            )
+        )
+        return int((values >= THRESHOLDS[DETACHED]).sum())
 
 
 def spread_lines(lines: int, count: int, *, turn: int, turns: int, first: int = 0) -> list[int]:

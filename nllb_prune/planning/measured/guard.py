@@ -29,7 +29,7 @@ from nllb_prune.planning.measured.reserve import Reserve
 from nllb_prune.planning.measured.tolerances import Tolerances
 from nllb_prune.planning.sharing import Place
 
-PAIR, LENGTH = "pair", "length"
+PAIR, TRANSLATIONS = "pair", "translations"
 """Stages after those named after a stack."""
 
 _STEP = 1 / 8  # of what a mask keeps: what it grows by when just over a tolerance
@@ -57,8 +57,8 @@ def guard(
     """Measure masks and let those over tolerance grow, each in the order of the criterion.
 
     First the masks of each stack with all experts in the others: a language by the mean over its directions. Then
-    every direction as it will be used; there the mask grows whose own change is the larger part. Last the lengths of
-    translations, by language again: few sentences of a direction tell little. What is furthest over tolerance comes
+    every direction as it will be used; there the mask grows whose own change is the larger part. Last translations,
+    by language again: few sentences of a direction tell little. What is furthest over tolerance comes
     first to the reserve. What grows is measured again in every stage, until nothing grows any more.
 
     Args:
@@ -102,7 +102,7 @@ class _Run:
     def finished(self) -> Guarded:
         """Go through the stages and record them."""
         stacks = [stack.name for stack in self.masks.stacks]
-        stages = (*(stacks if len(stacks) > 1 else ()), PAIR, LENGTH)
+        stages = (*(stacks if len(stacks) > 1 else ()), PAIR, TRANSLATIONS)
         everything = {direction for each in self.using.values() for direction in each}
         self.readings, self.stale = {stage: {} for stage in stages}, {stage: set(everything) for stage in stages}
         while any(self.stale.values()):  # what grows in one stage is measured again in the others
@@ -129,8 +129,8 @@ class _Run:
         return len(waiting)
 
     def _measured(self, stage: str, directions: Sequence[Direction]) -> Readings:
-        if stage == LENGTH:
-            return self.meter.lengths(self.masks, directions)
+        if stage == TRANSLATIONS:
+            return self.meter.translations(self.masks, directions)
         return self.meter.losses(self.masks if stage == PAIR else only(self.masks, stage), directions)
 
     def _over(self, stage: str) -> dict[Place, float]:
@@ -142,7 +142,7 @@ class _Run:
 
     def _places(self, stage: str) -> list[Place]:
         """Return the masks that a stage judges."""
-        return [place for place in self.using if stage in (place[0], LENGTH)]
+        return [place for place in self.using if stage in (place[0], TRANSLATIONS)]
 
     def _figures(self, stage: str, place: Place) -> Figures:
         return mean_figures(self.readings[stage][direction] for direction in self.using[place])
@@ -170,7 +170,7 @@ class _Run:
             if number:
                 self._set(place, grown(self._mask(place), self.orders[place], number, base=self._base(place)))
                 self.reserve.spend(place, number)
-                for stage in {place[0], PAIR, LENGTH} & set(self.stale):
+                for stage in {place[0], PAIR, TRANSLATIONS} & set(self.stale):
                     self.stale[stage].update(self.using[place])
                 got[place] = number
         return got
@@ -227,7 +227,7 @@ class _Run:
     def _told_masks(self, stack: str, failed: Sequence[Place]) -> dict[str, Any]:
         told = {}
         for place in sorted(place for place in self.using if place[0] == stack):
-            stages = [stage for stage in self.readings if stage in (stack, LENGTH)]
+            stages = [stage for stage in self.readings if stage in (stack, TRANSLATIONS)]
             figures = [self._figures(stage, place) for stage in stages]
             told[place[1]] = {
                 "planned": size(self._base(place)),
@@ -240,7 +240,7 @@ class _Run:
     def _told_directions(self) -> dict[str, Any]:
         told = {}
         for direction, figures in sorted(self.readings[PAIR].items()):
-            every = {**figures, **self.readings[LENGTH][direction]}
+            every = {**figures, **self.readings[TRANSLATIONS][direction]}
             told["-".join(direction)] = {
                 "figures": told_figures(every),
                 "passed": self.tolerances.worst(figures)[0] <= 1,

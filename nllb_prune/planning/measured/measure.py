@@ -31,8 +31,8 @@ class Measure(Protocol):
     def losses(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
         """Return `loss_change`, `end_loss_change`, `early_change` and `late_change`, teacher-forced."""
 
-    def lengths(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
-        """Return `length_change` and `runaway_change` of translations, as in `Tolerances`."""
+    def translations(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
+        """Return `length_change`, `runaway_change` and `detached_change`, of translations."""
 
 
 Told = Callable[[str, int], None]
@@ -66,10 +66,10 @@ class Meter:
         self._count(directions)
         return self.measure.losses(masks, directions)
 
-    def lengths(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
-        """Ask for lengths."""
+    def translations(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
+        """Ask for translations."""
         self._count(directions)
-        return self.measure.lengths(masks, directions)
+        return self.measure.translations(masks, directions)
 
     def _count(self, directions: Sequence[Direction]) -> None:
         self.calls, self.passes = self.calls + 1, self.passes + len(directions)

@@ -26,6 +26,9 @@ class Tolerances:
     runaway_change: float = 0.01
     """Share of translations that are more than twice as long as the full model's, less those where it is the other way
     round: a model that has lost the end of a sentence repeats itself up to the limit, in few sentences at first."""
+    detached_change: float = 0.01
+    """Share of translations that have to do neither with the reference nor with the full model's: what an encoder lost
+    shows here, while references in the decoder hide it from the losses."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.metrics import CHRF
 
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.fidelity import full_model
 from nllb_prune.evaluation.fidelity.fidelity import fidelity
 from nllb_prune.evaluation.fidelity.full_model import FullDirection
-from nllb_prune.evaluation.fidelity.held_out import LOSSES, HeldOut, length_figures, spread_lines
+from nllb_prune.evaluation.fidelity.held_out import LOSSES, Decoded, HeldOut, length_figures, spread_lines
 from nllb_prune.generation.translate import translate
 from nllb_prune.model.routing import clear_masks, set_masks
 from nllb_prune.planning.measured import Reserve, Tolerances, guard
 from nllb_prune.planning.measured.measure import only
 
+TRANSLATED = ("length_change", "runaway_change", "detached_change")
 DIRECTIONS = (("eng_Latn", "deu_Latn"), ("deu_Latn", "eng_Latn"), ("rus_Cyrl", "zho_Hans"))
 NUMBERS = ([0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11])
 """Lines of twelve that three directions with four each have."""
@@ -55,11 +57,16 @@ def test_only_directions_that_are_asked_for(held_out, some):
     two = held_out.losses(some, DIRECTIONS[:0:-1])
     assert list(two) == list(DIRECTIONS[:0:-1])
     assert two[DIRECTIONS[2]] == held_out.losses(some, DIRECTIONS)[DIRECTIONS[2]]
-    assert held_out.losses(some, ()) == held_out.lengths(some, ()) == {}
+    assert held_out.losses(some, ()) == held_out.translations(some, ()) == {}
+
+
+def far(output, reference, full):
+    """Whether an output has to do with neither of two, by sacrebleu's own chrF2."""
+    return all(CHRF().sentence_score(output, [other]).score <= 10 for other in (reference, full))
 
 
 def test_lengths_are_those_of_translations(held_out, mini, mini_tokenizer, text, some):
-    found = held_out.lengths(some, DIRECTIONS)
+    found = held_out.translations(some, DIRECTIONS)
     for direction, numbers in zip(DIRECTIONS, NUMBERS, strict=True):
         source, target = direction
         sources = [text.lines(source)[numbers[0]], text.lines(source)[numbers[2]]]  # two of four
@@ -67,26 +74,28 @@ def test_lengths_are_those_of_translations(held_out, mini, mini_tokenizer, text,
             translate(mini, mini_tokenizer, sources, source=source, target=target, masks=masks)
             for masks in (None, some)
         )
-        assert held_out.decoded[direction] == (sources, before)
+        references = [text.lines(target)[numbers[0]], text.lines(target)[numbers[2]]]
+        assert held_out.decoded[direction] == Decoded(direction, sources, references, before)
         old, new = (["".join(each.split()) for each in side] for side in (before, after))
         longer = sum(len(b) > 2 * len(a) for a, b in zip(old, new, strict=True))
         shorter = sum(len(a) > 2 * len(b) for a, b in zip(old, new, strict=True))
         assert found[direction] == {
             "length_change": pytest.approx(len("".join(new)) / len("".join(old)) - 1),
             "runaway_change": (longer - shorter) / 2,
+            "detached_change": sum(map(far, after, references, before)) / 2,
         }
     assert any(each["length_change"] for each in found.values())
 
 
 def test_all_experts_change_no_length(held_out, random_masks):
-    found = held_out.lengths(random_masks(64), DIRECTIONS)
-    assert found == {each: {"length_change": 0.0, "runaway_change": 0.0} for each in DIRECTIONS}
+    found = held_out.translations(random_masks(64), DIRECTIONS)
+    assert found == {each: dict.fromkeys(TRANSLATED, 0.0) for each in DIRECTIONS}
 
 
 def test_lines_at_the_start_can_be_skipped(mini, mini_tokenizer, text, some):
     held = HeldOut.of(mini, mini_tokenizer, text, DIRECTIONS[:2], sentences=2, decoded=2, skipped=4)
-    assert held.decoded["eng_Latn", "deu_Latn"][0] == [text.lines("eng_Latn")[n] for n in (4, 8)]
-    assert held.decoded["deu_Latn", "eng_Latn"][0] == [text.lines("deu_Latn")[n] for n in (6, 10)]
+    assert held.decoded["eng_Latn", "deu_Latn"].sources == [text.lines("eng_Latn")[n] for n in (4, 8)]
+    assert held.decoded["deu_Latn", "eng_Latn"].sources == [text.lines("deu_Latn")[n] for n in (6, 10)]
     lines = ([text.lines(code)[n] for n in (4, 8)] for code in DIRECTIONS[0])
     alone = fidelity(mini, mini_tokenizer, *lines, source="eng_Latn", target="deu_Latn", masks=some)
     assert held.losses(some, DIRECTIONS[:1])[DIRECTIONS[0]]["loss_change"] == alone.loss_change
@@ -100,11 +109,12 @@ def test_lines_at_the_start_can_be_skipped(mini, mini_tokenizer, text, some):
 def test_what_is_translated_is_spread_too(mini, mini_tokenizer, text, some, sentences, decoded, picked):
     direction = ("eng_Latn", "deu_Latn")
     held = HeldOut.of(mini, mini_tokenizer, text, [direction], sentences=sentences, decoded=decoded)
-    sources, before = held.decoded[direction]
-    assert sources == [text.lines("eng_Latn")[n] for n in picked]
-    assert len(before) == decoded
-    figures = held.lengths(some, [direction])[direction]
-    assert set(figures) == {"length_change", "runaway_change"}
+    kept = held.decoded[direction]
+    assert kept.sources == [text.lines("eng_Latn")[n] for n in picked]
+    assert kept.references == [text.lines("deu_Latn")[n] for n in picked]
+    assert len(kept.outputs) == decoded
+    figures = held.translations(some, [direction])[direction]
+    assert set(figures) == set(TRANSLATED)
     assert all(math.isnan(value) for value in figures.values()) == (decoded == 0)
 
 
@@ -209,7 +219,7 @@ def test_what_was_measured_before_changes_nothing(mini, mini_tokenizer, text, va
 
 def test_translating_in_between_changes_nothing(held_out, variants):
     first = held_out.losses(variants["a"], DIRECTIONS)
-    held_out.lengths(variants["b"], DIRECTIONS)
+    held_out.translations(variants["b"], DIRECTIONS)
     assert held_out.losses(variants["a"], DIRECTIONS) == first
 
 
@@ -271,6 +281,22 @@ def test_a_guard_on_a_model(mini, mini_tokenizer, text, random_masks):
 def test_length_figures(before, after, length, runaway):
     found = length_figures(before, after)
     assert found == pytest.approx({"length_change": length, "runaway_change": runaway}, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "detached"),
+    [
+        ("turn on the light", 0.0),  # as the full model's
+        ("turn off the lamp", 0.0),  # close to the reference
+        ("put the light on", 0.0),  # close enough to both
+        ("wwwwww", 1.0),
+        ("", 1.0),
+    ],
+)
+def test_detached(output, detached):
+    decoded = Decoded(("deu_Latn", "eng_Latn"), ["licht an"] * 2, ["turn off the lamp"] * 2, ["turn on the light"] * 2)
+    found = decoded.figures([output, "turn on the light"])
+    assert found["detached_change"] == detached / 2
 
 
 def test_translations_that_are_missing_are_not_left_out():

@@ -26,8 +26,8 @@ class FakeMeasure:
         self.asked.append(("losses", masks, tuple(directions)))
         return {each: self.losses_of(masks, each) for each in directions}
 
-    def lengths(self, masks, directions):
-        self.asked.append(("lengths", masks, tuple(directions)))
+    def translations(self, masks, directions):
+        self.asked.append(("translations", masks, tuple(directions)))
         return {each: self.lengths_of(masks, each) for each in directions}
 
     def losses_of(self, masks, direction):

@@ -73,7 +73,7 @@ def test_masks_that_pass_stay(make_masks, fake_measure):
     assert found.failed == ()
     record = found.masks.plan["guard"]
     assert [(each["stage"], each["directions"], each["over"], each["added"]) for each in record["rounds"]] == [
-        (stage, 6, {}, {}) for stage in ("encoder", "decoder", "pair", "length")
+        (stage, 6, {}, {}) for stage in ("encoder", "decoder", "pair", "translations")
     ]
     assert record["measures"] == {"calls": 4, "directions": 24}
     assert found.masks.plan == {**masks.plan, "guard": record}
@@ -86,7 +86,7 @@ def test_each_stage_measures_what_it_is_for(make_masks, fake_measure):
     first, second, third, fourth = (asked[1].masks for asked in measure.asked)
     assert (first, second) == (without(masks, "decoder").masks, without(masks, "encoder").masks)
     assert third == fourth == masks.masks
-    assert [asked[0] for asked in measure.asked] == ["losses", "losses", "losses", "lengths"]
+    assert [asked[0] for asked in measure.asked] == ["losses", "losses", "losses", "translations"]
     assert {asked[2] for asked in measure.asked} == {tuple(permutations(("aaa", "bbb", "ccc"), 2))}
 
 
@@ -168,8 +168,16 @@ def test_at_last_everything_is_known_of_the_masks_as_they_are(make_masks, fake_m
     assert record["masks"]["encoder"]["aaa"]["figures"]["loss_change"] == pytest.approx(0.1 / 18, rel=1e-5)
     assert record["directions"]["aaa-bbb"]["figures"]["loss_change"] == pytest.approx(0.1 / 18, rel=1e-5)
     stages = [each["stage"] for each in record["rounds"]]
-    assert stages == ["encoder", "decoder", "pair", "length", "length", "encoder", "pair"]  # the decoders did not grow
-    assert [kind for kind, _, _ in measure.asked].count("lengths") == 2  # losses once more, lengths are known
+    assert stages == [
+        "encoder",
+        "decoder",
+        "pair",
+        "translations",
+        "translations",
+        "encoder",
+        "pair",
+    ]  # the decoders did not grow
+    assert [kind for kind, _, _ in measure.asked].count("translations") == 2  # losses once more
 
 
 def test_growth_in_a_late_stage_that_undoes_an_early_one_goes_on(make_masks, fake_measure, kept_by):
@@ -256,7 +264,7 @@ def test_lengths_are_judged_by_language(make_masks, fake_measure, kept_by, figur
     # aaa as a source is over in both its directions, and as a target; bbb and ccc are in half of theirs
     both = {ENCODER: 2, ("decoder", "aaa"): 2} if over else {}
     assert grew(masks, found.masks) == both
-    assert all(each["stage"] == "length" for each in found.masks.plan["guard"]["rounds"] if each["added"])
+    assert all(each["stage"] == "translations" for each in found.masks.plan["guard"]["rounds"] if each["added"])
 
 
 def test_a_figure_of_no_text_is_left_out_of_the_record(make_masks, fake_measure):
@@ -435,7 +443,7 @@ def test_the_record_of_a_small_guard(make_masks, needs):
         {"stage": "decoder", "directions": 1, "over": {"decoder/bbb": 1.2}, "added": {"decoder/bbb": 1}},
         {"stage": "decoder", "directions": 1, "over": {"decoder/bbb": 1.2}, "added": {}},
         {"stage": "pair", "directions": 1, "over": {"decoder/bbb": 1.2}, "added": {}},
-        {"stage": "length", "directions": 1, "over": {}, "added": {}},
+        {"stage": "translations", "directions": 1, "over": {}, "added": {}},
     ]
 
 
@@ -448,7 +456,7 @@ def test_measures_are_told_before_they_are_made(make_masks, needs):
         told.append((stage, directions))
 
     guard(masks, measure, orders, reserve=experts(8), told=tell)
-    assert told == [("encoder", 6), ("encoder", 2), ("decoder", 6), ("pair", 6), ("length", 6)]
+    assert told == [("encoder", 6), ("encoder", 2), ("decoder", 6), ("pair", 6), ("translations", 6)]
 
 
 def test_masks_that_no_direction_measures_stay(make_masks, needs):
@@ -482,7 +490,7 @@ def test_one_stack_has_no_stages_of_stacks(make_masks, needs, prefix):
     assert grew(masks, found.masks) == {place: 4}
     assert found.failed == ()
     stages = [(each["stage"], each["directions"]) for each in found.masks.plan["guard"]["rounds"]]
-    assert stages == [("pair", 2), ("pair", 1), ("pair", 1), ("length", 2)]
+    assert stages == [("pair", 2), ("pair", 1), ("pair", 1), ("translations", 2)]
     failed = guard(masks, measure, orders, reserve=Reserve(limit=1, cost={"decoder": 1})).failed
     assert failed == (place,)
 
@@ -524,7 +532,7 @@ def drawn(seed, kind, scale):
     def figures(masks, direction):
         own = [masks.mask(stack.name, *direction) for stack in masks.stacks]
         random_of = random.Random(f"{seed}/{kind}/{direction}/{own}")
-        names = ("length_change", "runaway_change") if kind == "lengths" else ("loss_change", "late_change")
+        names = ("length_change", "runaway_change") if kind == "translations" else ("loss_change", "late_change")
         return {name: random_of.uniform(-0.5, scale) * getattr(TOLERANCES, name) for name in names}
 
     return figures
@@ -558,7 +566,7 @@ def test_whatever_is_measured(make_masks, fake_measure, tmp_path_factory, case):
     def run():
         measure = fake_measure(
             drawn(case["seed"], "losses", case["scale"]),
-            drawn(case["seed"], "lengths", case["scale"]),
+            drawn(case["seed"], "translations", case["scale"]),
             directions=case["directions"],
         )
         reserve = Reserve(limit=case["limit"], cost=case["cost"], unit=case["unit"])

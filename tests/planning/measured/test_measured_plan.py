@@ -77,7 +77,7 @@ def test_one_decision_after_the_other(statistics, measure, fake_measure):
         statistics, measure, decisions=EVERYTHING, told=lambda stage, count: told.append((stage, count)), kept=24
     )
     stages = list(dict.fromkeys(stage for stage, _ in told))
-    assert stages == ["ratio", "layers", "encoder", "decoder", "pair", "length"]
+    assert stages == ["ratio", "layers", "encoder", "decoder", "pair", "translations"]
     assert len(told) == len(measure.asked)
     record = found.plan
     assert record["measured"] == {"text": "none", "sentences": 3}

@@ -8,7 +8,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.planning.measured import Tolerances, parse_tolerances
 from nllb_prune.planning.measured.tolerances import NAMES
 
-ALL = "loss_change, end_loss_change, early_change, late_change, length_change, runaway_change"
+ALL = "loss_change, end_loss_change, early_change, late_change, length_change, runaway_change, detached_change"
 
 
 @pytest.mark.parametrize(

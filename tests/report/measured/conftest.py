@@ -56,7 +56,7 @@ def hand_made_record():
             told_round("decoder", 1, {}, {}),
             told_round("pair", 2, {"decoder/eng_Latn": 1.5}, {"decoder/eng_Latn": 2}),
             told_round("pair", 1, {"decoder/eng_Latn": 1.2}, {}),
-            told_round("length", 2, {}, {}),
+            told_round("translations", 2, {}, {}),
         ],
         "masks": {
             "encoder": {
@@ -192,7 +192,7 @@ def guarded_decoder():
     lengths = {"length_change": 0.0, "runaway_change": 0.0}
     failing = told(4, 4, passed=False) | {"figures": lengths}
     masks = {"decoder": {"eng_Latn": failing, "deu_Latn": told(4, 4) | {"figures": lengths}}}
-    rounds = [told_round("pair", 2, {"decoder/eng_Latn": 1.2}, {}), told_round("length", 2, {}, {})]
+    rounds = [told_round("pair", 2, {"decoder/eng_Latn": 1.2}, {}), told_round("translations", 2, {}, {})]
     guard = record | {"masks": masks, "rounds": rounds}
     sizes = {"decoder": dict.fromkeys(masks["decoder"], 4)}
     return made_masks(sizes, stacks=STACKS[1:], guard=guard, measured=TEXT)
@@ -226,7 +226,7 @@ class FakeMeasure:
     def losses(self, masks, directions):
         return {each: QUIET | {"loss_change": self._loss(masks, *each)} for each in directions}
 
-    def lengths(self, masks, directions):
+    def translations(self, masks, directions):
         return {each: {"length_change": 0.01, "runaway_change": 0.0} for each in directions}
 
     def _loss(self, masks, source, target):

@@ -82,6 +82,7 @@ def test_figures_are_those_of_the_tolerances_in_words():
     assert set(FIGURES) == set(Tolerances.__slots__)
     assert [each.words for each in FIGURES.values()] == [
         "token loss", "loss at the end", "ends too early", "ends too late", "length", "runaway translations",
+        "detached translations",
     ]  # fmt: skip
     assert FIGURES["loss_change"].text(-0.0123) == "−0.012"
     assert FIGURES["runaway_change"].text(0.0104) == "+1.0"
