@@ -1,7 +1,7 @@
 """The study in one command: `python -m eval.guard --work DIR [--model NAME_OR_FOLDER ...]`.
 
 It calibrates, plans, cures and scores each model, half an hour on two cores, and writes `results-MODEL.json`, the
-pictures and `RESULTS.md` beside this file. How the second model is trained is in `README.md`.
+pictures and `RESULTS.md` beside this file. How the second model is trained is in `mini-unmasked/README.md`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="keeps what is finished")
-    parser.add_argument("--model", nargs="+", default=["mini"])
+    parser.add_argument("--model", nargs="+", default=["mini", str(HERE / "mini-unmasked")])
     parser.add_argument("--sentences", type=int, default=200, help="scored in each direction (default: 200)")
     parser.add_argument("--output", type=Path, default=HERE)
     options = parser.parse_args()

@@ -9,15 +9,19 @@ from typing import Any
 
 from nllb_prune import ExpertStatistics, MaskSet, plan
 from nllb_prune.evaluation.fidelity.held_out import HeldOut
-from nllb_prune.languages import Direction
+from nllb_prune.languages import Direction, english_and_ring
 from nllb_prune.planning.measured import AskedReserve, Decisions, plan_measured
 
 BUDGETS = (0.5, 0.25, 0.1875, 0.125)
 """Shares of the experts that stay."""
 BY_LANGUAGE = (0.25, 0.1875)
 """Budgets at which searches by language are tried too."""
+TO_PASS = (0.5, 0.25)
+"""Budgets at which the guard is given a reserve that hardly ends, if masks fail."""
 UNBOUNDED = AskedReserve(4.0)
-"""A reserve that hardly ends, to see what passing takes."""
+"""That reserve, to see what passing takes."""
+OTHERS = 12
+"""Directions without English that are scored, beside all with it."""
 PROTECTED = 2
 """Experts of each decoder layer that `--protect-end` keeps."""
 
@@ -59,6 +63,12 @@ class Remembering:
         return found
 
 
+def size_of(masks: MaskSet) -> int:
+    """Return how many experts a direction that is scored keeps on average."""
+    scored = english_and_ring(masks.languages(), others=OTHERS)
+    return round(sum(masks.kept(*direction) for direction in scored) / len(scored))
+
+
 def plans_at(kept: float, statistics: ExpertStatistics, measure: Remembering, *, told: Told) -> dict[str, MaskSet]:
     """Return every plan of a budget by name."""
 
@@ -67,7 +77,7 @@ def plans_at(kept: float, statistics: ExpertStatistics, measure: Remembering, *,
         return asked(chosen, **({"ratio": ratio} if ratio else {}))
 
     def asked(decisions: Decisions, **options: Any) -> MaskSet:
-        told(f"planning {kept:.2%}: {options or ''} {decisions.ratio} {decisions.layers} {decisions.guard}")
+        told(f"planning {kept:.2%}: {options}, ratio {decisions.ratio}, layers {decisions.layers}, {decisions.guard=}")
         return plan_measured(statistics, measure, decisions=decisions, kept=kept, **options)
 
     found = {
@@ -81,15 +91,15 @@ def plans_at(kept: float, statistics: ExpertStatistics, measure: Remembering, *,
         "auto ratio + auto layers": measured(layers="auto"),
         "auto ratio + auto layers + guard": measured(layers="auto", guard=True),
     }
-    if found["auto ratio + auto layers + guard"].plan["guard"]["failed"]:
+    if kept in TO_PASS and found["auto ratio + auto layers + guard"].plan["guard"]["failed"]:
         found["auto ratio + auto layers + guard to pass"] = measured(layers="auto", guard=True, reserve=UNBOUNDED)
     weights = found["auto ratio"].plan["budget"]["ratio"]
     found["auto ratio + divergence"] = plan(
         statistics, kept=kept, ratio=weights, scope="divergence", minimum=statistics.spec.top_k
     )
     for name in [name for name in found if "guard" in name]:
-        grown = found[name].plan["kept_experts"]
-        if grown != found["3:1"].plan["kept_experts"]:
+        grown = size_of(found[name])
+        if grown != size_of(found["3:1"]):
             found[f"3:1 as large as {name}"] = plan(statistics, kept=grown, ratio="3:1")
     if kept in BY_LANGUAGE:
         found["ratio by language"] = asked(Decisions(ratio="auto-per-language"))

@@ -18,11 +18,11 @@ SHOWN = (
     "auto ratio + auto layers + guard",
 )
 """Plans of the quality figure, in the order of their colours."""
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 300, 220, 64, 84, 84
+_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP, _COLUMN = 300, 220, 64, 84, 84, 260
 
 
 def quality(study: Mapping[str, Any]) -> Sheet:
-    """Return chrF++ over all directions, of the worst direction, and flagged outputs by experts kept."""
+    """Return chrF++ over all directions and of the worst, and the length into English, by experts kept."""
     panels = (
         ("Mean chrF++ against full", lambda each: each["all"]["chrf"]["change"]),
         ("Worst direction, chrF++ against full", lambda each: each["worst"]["chrf"]),
@@ -113,7 +113,8 @@ def _axes(sheet: Sheet, number: int, title: str) -> Any:
 
 
 def _legend(sheet: Sheet, names: Sequence[str]) -> None:
+    columns = int((sheet.width - 24) // _COLUMN)
     for n, name in enumerate(names):
-        left, top = 24 + 330 * (n % 3), _TOP + _HEIGHT + 56 + 22 * (n // 3)
+        left, top = 24 + _COLUMN * (n % columns), _TOP + _HEIGHT + 56 + 22 * (n // columns)
         sheet.axes(left, top + 2, 12, 12).set(facecolor=series(n), xticks=[], yticks=[])
         sheet.text(left + 20, top, name, role="soft")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from nllb_prune.evaluation.summary.summarise import summarise
 from nllb_prune.evaluation.summary.summary import ConfigurationSummary, Summary
 from nllb_prune.languages import english_and_ring, parse_directions
 from nllb_prune.model.source import embedded_text
+from nllb_prune.planning.measured import Tolerances
 
 from .cures import cures
-from .plans import BUDGETS, Remembering, plans_at
+from .plans import BUDGETS, OTHERS, Remembering, plans_at
 
 SOURCES, SENTENCES = 4, 32
 """Of each target, and of each direction, that plans are measured on."""
-OTHERS = 12
-"""Directions without English that are scored, beside all with it."""
 
 
 def every(step: int, first: int, text: ParallelText, *, most: int | None = None) -> ParallelText:
@@ -64,6 +63,7 @@ def study(model_name: str, folder: Path, *, sentences: int) -> dict[str, Any]:
         progress=_bar("full model"),
     )
     measure = Remembering(held_out)
+    _check_same(folder / "settings.json", statistics.digest(), held_out.signature)
     masks = _plans(folder, statistics, measure)
     cured = _once(folder / "cures.json", lambda: cures(statistics, measure))
     text = every(max(1, len(test.lines("eng_Latn")) // sentences), 0, test, most=sentences)
@@ -91,6 +91,15 @@ def study(model_name: str, folder: Path, *, sentences: int) -> dict[str, Any]:
         "against": _against(evaluation, text, detectors, masks),
         "cures": cured,
     }
+
+
+def _check_same(path: Path, digest: str, measured: Mapping[str, Any]) -> None:
+    """Refuse a folder whose plans were made from other statistics, text or tolerances."""
+    settings = {"statistics": digest, "measured": dict(measured), "tolerances": asdict(Tolerances())}
+    if not path.exists():
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    if json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise SystemExit(f"`{path.parent}` must hold plans of the same settings, but holds others. Use another --work.")
 
 
 def _plans(folder: Path, statistics: Any, measure: Remembering) -> dict[str, MaskSet]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nllb_prune.cli._options import open_text, positive, progress_bar
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 SEARCHES = ("auto", "auto-per-language")
 SENTENCES, PARTNERS = 32, 6
+
+_SHORT = (
+    "Masks were measured on a text of {lines} lines, fewer than the {count} that the statistics are of: make sure that "
+    "they are others."
+)
 
 
 def add_measured(group: argparse._ArgumentGroup) -> None:
@@ -90,22 +97,29 @@ def plan_on_model(
     sentences = options.measured_sentences
     skipped, note = _skipped(statistics, text, directions, sentences)
     low, high = ahead.measures
-    _say(f"{len(directions)} directions x {sentences} sentences to measure on, {low} to {high} times")
-    model, started = load_checked(options, statistics), time.perf_counter()
-    measure = HeldOut.of(
-        model,
+    _say(f"{len(directions)} directions x {sentences} sentences to measure on, about {low} to {high} times")
+    run = partial(
+        HeldOut.of,
+        load_checked(options, statistics),
         tokenizer,
         text,
-        directions,
         sentences=sentences,
         decoded=sentences if decisions.guard else 0,
         skipped=skipped,
-        progress=progress_bar("full model"),
     )
-    each = (time.perf_counter() - started) / (2 if decisions.guard else 1)
-    _say(f"a measure takes about {_time(each)}: {_time(low * each)} to {_time(high * each)} in all")
+    each = len(directions) * _seconds(lambda: run(directions[:1]))
+    _say(f"the full model takes about {_time(each)}, all measures {_time(low * each / 2)} to {_time(high * each)}")
+    measure = run(directions, progress=progress_bar("full model"))
     masks = plan_measured(statistics, measure, decisions=decisions, told=_tell, **asked)
     return masks if note is None else _noted(masks, note)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """Return what a run takes, after one to warm up."""
+    run()
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def _directions(masks: MaskSet, text: ParallelText, tokenizer: Any, *, most: int) -> tuple[Direction, ...]:
@@ -116,9 +130,14 @@ def _directions(masks: MaskSet, text: ParallelText, tokenizer: Any, *, most: int
 
     known = known_languages(tokenizer)
     spoken = [code for code in text.languages if code in known]
-    possible = [each for each in parse_directions("all", spoken) if masks.covers(*each)]
+    both = parse_directions("all", spoken) if len(spoken) > 1 else ()
+    possible = [each for each in both if masks.covers(*each)]
     if not possible:
-        raise UsageError(f"`--text` must have two languages of the masks, but has {', '.join(spoken) or 'none'}.")
+        planned = ", ".join(masks.languages()) or "all"
+        raise UsageError(
+            f"`--text` must have two languages to measure the masks of ({planned}) on, but has "
+            f"{', '.join(spoken) or 'none'}."
+        )
     return tuple((source, target) for target, sources in ring(possible, most).items() for source in sources)
 
 
@@ -133,7 +152,9 @@ def _skipped(
             f"`--measured-sentences` must be 1 to {lines}, the lines of the text, but is {sentences} instead."
         )
     if lines - used >= sentences:
-        return used, None
+        count = statistics.signature.get("sentences", 0)
+        short = not used and isinstance(count, int) and lines < count
+        return used, _SHORT.format(lines=lines, count=count) if short else None
     return 0, (
         f"Masks were measured on lines that the statistics are of too, as {lines - used} others are left: calibrate on "
         "fewer (`--sentences`), or give other text to hold some out."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nllb_prune.cli._options import add_placement, placement, positive, progress_bar, table
+from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
     from nllb_prune.calibration.statistics import ExpertStatistics
@@ -103,6 +104,12 @@ def run(options: argparse.Namespace) -> None:
     development = ParallelText.open(embedded_text(), split="dev")
     test = ParallelText.open(embedded_text(), split="test")
 
+    lines = len(development.lines("eng_Latn"))
+    if options.calibration_sentences + options.measured_sentences > lines:
+        raise UsageError(
+            f"`--calibration-sentences` and `--measured-sentences` must be at most {lines} together, the lines of the "
+            f"text, but are {options.calibration_sentences} and {options.measured_sentences} instead."
+        )
     _say(f"1/4 calibrate: what each expert does in {len(codes)} languages, on dev text")
     statistics = calibrate(
         model,

@@ -36,9 +36,13 @@ class Planner:
         self.counts: Mapping[Place, Counts] = self._sharing.counts(self._total)
         """How many experts the settings give each layer of each mask."""
 
-    def masks(self, counts: Mapping[Place, Counts] | None = None) -> MaskSet:
-        """Select the experts of every mask: as many as the settings give, or other counts."""
-        by_ratio = counts is None
+    def masks(self, counts: Mapping[Place, Counts] | None = None, *, by_ratio: bool = True) -> MaskSet:
+        """Select the experts of every mask: as many as the settings give, or other counts.
+
+        Args:
+            counts: of every mask.
+            by_ratio: whether stacks share the budget by the ratio that was asked for, which notes are then about.
+        """
         counts = self.counts if counts is None else counts
         self._check_available(counts)
         masks = {stack.name: self._masks_of(stack, counts) for stack in self._spec.stacks}
@@ -126,6 +130,15 @@ class Planner:
     def _bytes_of_total(self, total: int) -> int:
         assert self._spec.parameters is not None
         return self._sharing.bytes_of(total, parameters=self._spec.parameters, dtype=self._settings.dtype)
+
+    def possible(self) -> bool:
+        """Return whether there are enough experts to choose from."""
+        drafts = self._sharing.drafts
+        return all(
+            count <= most
+            for place, draft in drafts.items()
+            for count, most in zip(self.counts[place], draft.available(), strict=True)
+        )
 
     def _check_available(self, counts: Mapping[Place, Counts]) -> None:
         """Refuse counts for which `within` leaves too few experts."""

@@ -103,8 +103,8 @@ def test_what_is_to_come_is_told_before_it_starts(cli, statistics):
     status, _, err = cli("plan", statistics, "--keep", 0.25, "--guard", "--model", "mini", *SMALL, "--dry-run")
     assert status == 0
     first, second = err.splitlines()[:2]
-    assert first.startswith("3 directions x 6 sentences to measure on, 4 to ")
-    assert second.startswith("a measure takes about ")
+    assert first.startswith("3 directions x 6 sentences to measure on, about 4 to ")
+    assert second.startswith("the full model takes about ")
 
 
 def test_lines_of_the_statistics_are_noted_where_there_are_no_others(planned):
@@ -135,6 +135,8 @@ def test_usage(cli, statistics):
         (("--guard", "--tolerances", "loss=1"), "`tolerances` must be like loss_change=0.1"),
         (("--guard", "--tolerances", "loss_change=-1"), "`tolerances` must be like"),
         (("--guard", "--granularity", "union"), "`granularity` must be language, pair or global"),
+        (("--ratio", "auto", "--granularity", "union"), "`budget_for` must be union for a ratio that is found"),
+        (("--guard", "--languages", "deu_Latn,eng_Latn", "--text", "eng_Latn.txt"), "eng_Latn.txt"),
         (("--ratio", "auto", "--scope", "ranking"), "`ratio` must be left out or given, but is both auto"),
         (("--ratio", "auto-per-language", "--granularity", "global"), "`granularity` must be language for a ratio"),
         (("--guard", "--measured-sentences", 5000), "`--measured-sentences` must be 1 to 955"),

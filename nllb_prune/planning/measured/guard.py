@@ -58,8 +58,9 @@ def guard(
 
     First the masks of each stack with all experts in the others: a language by the mean over its directions. Then
     every direction as it will be used; there the mask grows whose own change is the larger part. Last translations,
-    by language again: few sentences of a direction tell little. What is furthest over tolerance comes
-    first to the reserve. What grows is measured again in every stage, until nothing grows any more.
+    by language again, as few sentences of a direction tell little; where they are over tolerance, those of each
+    stack's masks alone tell whose fault it is. What is furthest over tolerance comes first to the reserve. What grows
+    is measured again in every stage, until nothing grows any more.
 
     Args:
         masks: As planned.
@@ -90,6 +91,8 @@ class _Run:
     """Of each stage, the last of each direction."""
     stale: dict[str, set[Direction]] = field(default_factory=dict)
     """Directions of each stage whose masks have grown since."""
+    alone: dict[str, dict[Direction, Figures]] = field(default_factory=dict)
+    """Of translations with the masks of one stack, where they were needed."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -137,12 +140,56 @@ class _Run:
         """Return the masks to grow, and how many times over tolerance they are."""
         if stage == PAIR:
             return self._over_by_direction()
-        found = {place: self.tolerances.worst(self._figures(stage, place))[0] for place in self._places(stage)}
-        return {place: excess for place, excess in found.items() if excess > 1}
+        worst = {place: self.tolerances.worst(self._figures(stage, place)) for place in self._places(stage)}
+        over = {place: found for place, found in worst.items() if found[0] > 1}
+        if stage == TRANSLATIONS and len(self.masks.stacks) > 1:
+            return self._to_blame(over)
+        return {place: excess for place, (excess, _) in over.items()}
 
     def _places(self, stage: str) -> list[Place]:
         """Return the masks that a stage judges."""
         return [place for place in self.using if stage in (place[0], TRANSLATIONS)]
+
+    def _to_blame(self, over: Mapping[Place, tuple[float, str]]) -> dict[Place, float]:
+        """Return the masks to blame for languages whose translations are over tolerance.
+
+        The directions of such a language are translated with each stack's masks alone. Where its own mask is not over
+        tolerance by itself, the masks of the other stacks in its worst direction are to blame, those that are worst by
+        themselves.
+        """
+        directions = sorted({direction for place in over for direction in self.using[place]})
+        for stack in self.masks.stacks if over else ():
+            self._alone(stack.name, directions)
+        blamed: dict[Place, float] = {}
+        for place, (excess, name) in over.items():
+            alone = self._alone(place[0], self.using[place])
+            own = mean_figures(alone[direction] for direction in self.using[place])
+            guilty = place if self.tolerances.excess(name, own[name]) > 1 else self._other(place, name)
+            blamed[guilty] = max(excess, blamed.get(guilty, 0.0))
+        return blamed
+
+    def _other(self, place: Place, name: str) -> Place:
+        """Return the mask, of all in the directions of a mask, that is worst by itself; its own where all are equal."""
+        worst, guilty = self.tolerances.excess(name, self._own(place, place, name)), place
+        for other in sorted({each for direction in self.using[place] for each in places_of(self.masks, direction)}):
+            excess = self.tolerances.excess(name, self._own(other, place, name))
+            if excess > worst:
+                worst, guilty = excess, other
+        return guilty
+
+    def _own(self, place: Place, within: Place, name: str) -> float:
+        """Return what a mask does to a figure by itself, on average over the directions it shares with another."""
+        shared = [direction for direction in self.using[within] if direction in self.using[place]]
+        alone = self._alone(place[0], shared)
+        return mean_figures(alone[direction] for direction in shared)[name]
+
+    def _alone(self, stack: str, directions: Sequence[Direction]) -> Readings:
+        """Return the figures of translations with the masks of one stack alone, measured where they are not known."""
+        known = self.alone.setdefault(stack, {})
+        if missing := [direction for direction in directions if direction not in known]:
+            self.meter.stage = f"{TRANSLATIONS}, {stack}"
+            known |= self.meter.translations(only(self.masks, stack), missing)
+        return known
 
     def _figures(self, stage: str, place: Place) -> Figures:
         return mean_figures(self.readings[stage][direction] for direction in self.using[place])
@@ -172,6 +219,8 @@ class _Run:
                 self.reserve.spend(place, number)
                 for stage in {place[0], PAIR, TRANSLATIONS} & set(self.stale):
                     self.stale[stage].update(self.using[place])
+                for direction in self.using[place]:
+                    self.alone.get(place[0], {}).pop(direction, None)
                 got[place] = number
         return got
 

@@ -11,7 +11,7 @@ from nllb_prune.expert_mask import size
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.spec import Stack
 from nllb_prune.planning.measured.measure import Measure, Readings, covered, mean_figures, only, rounded
-from nllb_prune.planning.measured.ratio import PlanWith, check_two
+from nllb_prune.planning.measured.ratio import PlanWith, check_any, check_two, mean_size
 from nllb_prune.planning.sharing import Place
 
 SHARES = (1 / 32, 1 / 8, 5 / 16, 1 / 2, 11 / 16, 7 / 8)
@@ -46,7 +46,9 @@ def search_language_ratios(
     """
     check_two(stacks)
     names = tuple(stack.name for stack in stacks)
-    grid = [plan_with(dict(zip(names, (share, 1 - share), strict=True))) for share in SHARES]
+    planned = (plan_with(dict(zip(names, (share, 1 - share), strict=True))) for share in SHARES)
+    grid = [masks for masks in planned if masks is not None]
+    check_any(grid)
     curves = [_curves(masks, measure, names) for masks in grid]
     shared = min(range(len(grid)), key=lambda n: (sum(loss for _, loss in curves[n].values()), n))
     totals, told = _own_totals(curves, names, grid[shared], fixed)
@@ -54,9 +56,9 @@ def search_language_ratios(
     losses = {name: _loss(masks, measure) for name, masks in (("shared", grid[shared]), ("per_language", own))}
     better = own if losses["per_language"] < losses["shared"] else grid[shared]
     found = {
-        "measures": MEASURES,
+        "measures": 2 * len(grid) + 2,
         "curve": [_told(masks, curve, names) for masks, curve in zip(grid, curves, strict=True)],
-        "shared": {name: _mean_size(grid[shared], name) for name in names},
+        "shared": {name: mean_size(grid[shared], name) for name in names},
         "loss_change": {name: rounded(loss) for name, loss in losses.items()},
         "chosen": "per_language" if better is own else "shared",
         "languages": told,
@@ -72,7 +74,7 @@ def _told(masks: MaskSet, curve: Curve, names: Sequence[str]) -> dict[str, Any]:
     """Return the record of one share: what pruning each stack alone costs on average over its masks."""
     costs = {name: [loss for (stack, _), (_, loss) in curve.items() if stack == name] for name in names}
     return {
-        "experts": {name: _mean_size(masks, name) for name in names},
+        "experts": {name: mean_size(masks, name) for name in names},
         "alone": {name: rounded(sum(each) / len(each)) for name, each in costs.items()},
     }
 
@@ -126,8 +128,3 @@ def _interpolated(points: Sequence[tuple[int, float]], counts: Sequence[int]) ->
 
 def _loss(masks: MaskSet, measure: Measure) -> float:
     return mean_figures(measure.losses(masks, covered(masks, measure)).values())["loss_change"]
-
-
-def _mean_size(masks: MaskSet, stack: str) -> float:
-    sizes = [size(mask) for mask in masks.masks[stack].values()]
-    return rounded(sum(sizes) / len(sizes))

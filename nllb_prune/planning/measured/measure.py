@@ -62,9 +62,20 @@ class Meter:
         return self.measure.signature
 
     def losses(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
-        """Ask for losses."""
+        """Ask for losses.
+
+        Raises:
+            UsageError: if one is no number, as of a model that overflows.
+        """
         self._count(directions)
-        return self.measure.losses(masks, directions)
+        readings = self.measure.losses(masks, directions)
+        for direction, figures in readings.items():
+            if not math.isfinite(figures["loss_change"]):
+                raise UsageError(
+                    f"`measure` must give finite losses, but that of {'-'.join(direction)} is "
+                    f"{figures['loss_change']} instead. Try float32, or look for lines without text."
+                )
+        return readings
 
     def translations(self, masks: MaskSet, directions: Sequence[Direction]) -> Readings:
         """Ask for translations."""

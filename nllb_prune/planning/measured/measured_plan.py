@@ -145,7 +145,7 @@ class _Course:
             if place not in self.planner.fixed
         }
         self.masks, self.found["layer_search"] = layers.share_layers(
-            counts_in(self.masks), self.planner.masks, measure, limits=limits, by_language=by_language
+            counts_in(self.masks), self._with_counts, measure, limits=limits, by_language=by_language
         )
 
     def guard(self, measure: Measure, decisions: Decisions, told: Told | None) -> None:
@@ -171,14 +171,19 @@ class _Course:
             plan["budget"] = {**plan["budget"], "ratio": self.ratio}
         return replace(self.masks, plan=plan)
 
-    def _with_ratio(self, weights: Mapping[str, float]) -> MaskSet:
+    def _with_ratio(self, weights: Mapping[str, float]) -> MaskSet | None:
         planner = Planner(self.statistics, replace(self.settings, ratio=weights))
-        masks = planner.masks(planner.counts)
+        if not planner.possible():
+            return None
+        masks = planner.masks(by_ratio=False)
         self.tried.append((masks, planner))
         return masks
 
+    def _with_counts(self, counts: Mapping[Place, Counts]) -> MaskSet:
+        return self.planner.masks(counts, by_ratio=self.ratio is None)
+
     def _with_totals(self, totals: Mapping[Place, int]) -> MaskSet:
-        return self.planner.masks(self.planner.counts_of(totals))
+        return self.planner.masks(self.planner.counts_of(totals), by_ratio=False)
 
     def reserve(self, asked: AskedReserve, kept: float) -> Reserve:
         """Return what may be spent; a share is of so many experts that a direction keeps."""
@@ -228,6 +233,11 @@ def _check(decisions: Decisions, settings: Settings) -> None:
     if settings.ratio is not None or settings.counts is not None or settings.sharing.whole_model:
         what = "a ratio" if settings.ratio is not None else "counts" if settings.counts is not None else settings.scope
         raise UsageError(f"`ratio` must be left out or given, but is both {decisions.ratio} and set by {what}.")
+    if settings.granularity == "union" and not settings.shared_budget:
+        raise UsageError(
+            "`budget_for` must be union for a ratio that is found, as unions of equal budgets differ in size, but is "
+            "each instead."
+        )
     if decisions.ratio == "auto-per-language" and settings.granularity != "language":
         raise UsageError(
             f"`granularity` must be language for a ratio per language, but is {settings.granularity} instead."

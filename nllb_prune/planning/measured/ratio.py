@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ REFINED = (3 / 32, 3 / 64)
 MEASURES = len(FIRST) + 2 * len(REFINED)
 """The most that a search takes."""
 
-PlanWith = Callable[[Mapping[str, float]], MaskSet]
-"""Weights of the stacks -> masks under the budget."""
+PlanWith = Callable[[Mapping[str, float]], MaskSet | None]
+"""Weights of the stacks -> masks under the budget, if there are enough experts to choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record."""
-        counts = {stack: _experts(self.masks, stack) for stack in self.masks.masks}
+        counts = {stack: mean_size(self.masks, stack) for stack in self.masks.masks}
         return {
             "experts": counts,
             "loss_change": rounded(self.loss),
@@ -59,11 +59,14 @@ def search_ratio(plan_with: PlanWith, measure: Measure, stacks: tuple[Stack, ...
     def at(share: float) -> None:
         if share not in points and 0 < share < 1:
             masks = plan_with(dict(zip((stack.name for stack in stacks), (share, 1 - share), strict=True)))
+            if masks is None:
+                return
             same = next((each for each in points.values() if each.masks.masks == masks.masks), None)
             points[share] = _point(share, masks, measure) if same is None else same
 
     for share in FIRST:
         at(share)
+    check_any(points)
     for step in REFINED:
         best = _best(points)
         at(best.share - step)
@@ -85,6 +88,16 @@ def check_two(stacks: tuple[Stack, ...]) -> None:
         raise UsageError(f"`ratio` must be left out for a model with the sparse stack {names} alone, but is auto.")
 
 
+def check_any(possible: Sized) -> None:
+    """Refuse a search without a share that can be planned.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if not possible:
+        raise UsageError("`within` must leave enough experts for a ratio to be found, but leaves too few for any.")
+
+
 def _point(share: float, masks: MaskSet, measure: Measure) -> Point:
     readings = measure.losses(masks, covered(masks, measure))
     worst = max((figures["loss_change"], "-".join(direction)) for direction, figures in readings.items())
@@ -95,7 +108,7 @@ def _best(points: Mapping[float, Point]) -> Point:
     return min(points.values(), key=lambda point: (point.loss, point.share))
 
 
-def _experts(masks: MaskSet, stack: str) -> float:
+def mean_size(masks: MaskSet, stack: str) -> float:
     """Return how many experts a mask of the stack keeps on average."""
     sizes = [sum(map(len, mask)) for mask in masks.masks[stack].values()]
     return rounded(sum(sizes) / len(sizes))

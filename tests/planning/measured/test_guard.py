@@ -114,7 +114,7 @@ def test_by_no_more_than_needed_within_a_step(make_masks, needs, need, kept):
 
 @pytest.mark.parametrize(
     ("excess", "steps"),
-    [(0.99, 0), (1.0, 0), (1.01, 1), (1.49, 1), (1.51, 2), (2.99, 2), (3.01, 4), (50.0, 4), (float("inf"), 4)],
+    [(0.99, 0), (1.0, 0), (1.01, 1), (1.49, 1), (1.51, 2), (2.99, 2), (3.01, 4), (50.0, 4)],
 )
 def test_what_is_further_over_grows_faster(make_masks, needs, excess, steps):
     masks, orders = make_masks((12, 4))
@@ -177,7 +177,7 @@ def test_at_last_everything_is_known_of_the_masks_as_they_are(make_masks, fake_m
         "encoder",
         "pair",
     ]  # the decoders did not grow
-    assert [kind for kind, _, _ in measure.asked].count("translations") == 2  # losses once more
+    assert [kind for kind, _, _ in measure.asked].count("translations") == 4  # twice as used, and each stack alone
 
 
 def test_growth_in_a_late_stage_that_undoes_an_early_one_goes_on(make_masks, fake_measure, kept_by):
@@ -193,10 +193,7 @@ def test_growth_in_a_late_stage_that_undoes_an_early_one_goes_on(make_masks, fak
 
     found = guard(masks, fake_measure(loss, longer), orders, reserve=experts(20))
     assert found.failed == ()
-    expected = {"encoder": 6, "decoder": 2}  # both are over length, of which nobody tells whose fault it is
-    assert grew(masks, found.masks) == {
-        (stack, code): expected[stack] for stack in expected for code in ("aaa", "bbb", "ccc")
-    }
+    assert grew(masks, found.masks) == {("encoder", code): 6 for code in ("aaa", "bbb", "ccc")}
 
 
 def test_the_reserve_holds_for_directions_that_are_not_measured(make_masks, fake_measure, kept_by):
@@ -257,14 +254,34 @@ def test_lengths_are_judged_by_language(make_masks, fake_measure, kept_by, figur
     masks, orders = make_masks()
 
     def lengths(masks, direction):
-        return figures if "aaa" in direction and kept_by(masks, "encoder", ("aaa", "bbb")) < 18 else {}
+        return figures if direction[0] == "aaa" and kept_by(masks, "encoder", direction) < 18 else {}
 
     measure = fake_measure(lambda masks, direction: 0.0, lengths)
     found = guard(masks, measure, orders, reserve=experts(8))
-    # aaa as a source is over in both its directions, and as a target; bbb and ccc are in half of theirs
-    both = {ENCODER: 2, ("decoder", "aaa"): 2} if over else {}
-    assert grew(masks, found.masks) == both
+    # aaa as a source is over in both its directions; bbb and ccc as targets in half of theirs
+    assert grew(masks, found.masks) == ({ENCODER: 2} if over else {})
     assert all(each["stage"] == "translations" for each in found.masks.plan["guard"]["rounds"] if each["added"])
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_translations_are_the_fault_of_the_stack_that_does_it_alone(make_masks, fake_measure, kept_by, stack):
+    """Every language is over tolerance on both sides, through the masks of one stack."""
+    masks, orders = make_masks((12, 4))
+
+    def longer(masks, direction):
+        return {"runaway_change": 0.012 if kept_by(masks, stack, direction) < 18 else 0.0}
+
+    measure = fake_measure(lambda masks, direction: 0.0, longer)
+    found = guard(masks, measure, orders, reserve=experts(30))
+    assert grew(masks, found.masks) == {(stack, code): 2 for code in ("aaa", "bbb", "ccc")}
+    assert found.failed == ()
+
+
+def test_no_losses_can_be_told(make_masks, fake_measure):
+    masks, orders = make_masks()
+    for loss in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=f"^`measure` must give finite losses, but that of aaa-bbb is {loss} "):
+            guard(masks, fake_measure(lambda masks, direction, loss=loss: loss), orders, reserve=experts(8))
 
 
 def test_a_figure_of_no_text_is_left_out_of_the_record(make_masks, fake_measure):
@@ -643,15 +660,31 @@ def _check_figures(found, measure):
     }
 
 
+def _only(figures, names):
+    return {name: value for name, value in figures.items() if name in names}
+
+
+def _used_with(place, directions):
+    both = [{("encoder", source), ("decoder", target)} for source, target in directions]
+    return set().union(*(places for places in both if place in places))
+
+
 def _check_failed(found, measure):
     """Named are all masks over tolerance, and one of those of every direction that is; and no others."""
-    over = {place for place, figures in _by_mask(found, measure).items() if TOLERANCES.worst(figures)[0] > 1}
+    by_mask = _by_mask(found, measure)
+    over, translated = (
+        {place for place, figures in by_mask.items() if TOLERANCES.worst(_only(figures, kind))[0] > 1}
+        for kind in (("loss_change", "late_change"), ("length_change", "runaway_change"))
+    )
     pairs = {each for each in measure.directions if TOLERANCES.worst(measure.losses_of(found.masks, each))[0] > 1}
     failed, record = set(found.failed), found.masks.plan["guard"]
     assert over <= failed
     masks_of = {(source, target): {("encoder", source), ("decoder", target)} for source, target in pairs}
     assert all(places & failed for places in masks_of.values())
-    assert failed <= over | {place for places in masks_of.values() for place in places}
+    used_with = {place: _used_with(place, measure.directions) for place in translated}
+    assert all(places & failed for places in used_with.values())  # its own fault, or that of another
+    blamed = {place for places in (*masks_of.values(), *used_with.values()) for place in places}
+    assert failed <= over | blamed
     assert record["failed"] == ["/".join(place) for place in found.failed]
     assert {name for name, each in record["directions"].items() if not each["passed"]} == {
         "-".join(each) for each in pairs

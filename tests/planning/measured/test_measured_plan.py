@@ -419,6 +419,8 @@ def test_a_measure_of_other_languages_is_refused(statistics, fake_measure, decis
 
 
 def test_a_union_can_have_its_ratio_found(statistics, measure):
-    found = plan_measured(statistics, measure, decisions=Decisions(ratio="auto"), kept=24, granularity="union")
+    found = plan_measured(
+        statistics, measure, decisions=Decisions(ratio="auto"), kept=24, granularity="union", budget_for="union"
+    )
     assert found.plan["ratio_search"]["measures"] >= 5
     assert len(set(found.masks["encoder"].values())) == 1
