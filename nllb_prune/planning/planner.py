@@ -65,13 +65,8 @@ class Planner:
         return {place: draft.possible() for place, draft in self._sharing.drafts.items()}
 
     @property
-    def total(self) -> int:
-        """How many experts a direction is to keep."""
-        return self._total
-
-    @property
     def totals(self) -> dict[str, int]:
-        """How many of them are in each stack."""
+        """How many experts a direction is to keep in each stack."""
         return self._sharing.totals(self._total)
 
     @property

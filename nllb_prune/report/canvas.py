@@ -87,6 +87,23 @@ def plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def name_tick_rows(axes: Axes, names: str) -> None:
+    """Write what the lines of the tick labels under the axis are, left of them, one name a line."""
+    axes.tick_params(axis="x", labelcolor=colour("ink"))
+    axes.annotate(
+        names,
+        (0, 0),
+        (-8, -5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=colour("soft"),
+        fontsize=12,
+        annotation_clip=False,
+    )
+
+
 def heat(axes: Axes, values: NDArray[np.float64], ramps: Sequence[Ramp], *, low: float, high: float) -> None:
     """Paint a matrix once for each colour scheme, of which the page shows one; NaN stays clear."""
     for ramp in ramps:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from nllb_prune.evaluation.summary.groups import ALL, INTO_ENGLISH
 from nllb_prune.evaluation.summary.summary import Change, Summary
 from nllb_prune.masks import MaskSet
-from nllb_prune.report.canvas import WIDTH, Plot, draw
+from nllb_prune.report.canvas import WIDTH, Plot, draw, name_tick_rows
 from nllb_prune.report.names import group_title, groups, number
 from nllb_prune.report.rows import Colours, bars, dot, draw_rows, interval, label_rows, value_label
 from nllb_prune.report.series import BudgetSeries, RatioPoint, budget_series, ratio_series
@@ -122,16 +122,4 @@ def _ratio_ticks(axes: Axes, points: Sequence[RatioPoint]) -> None:
         if not ticks or p.share - max(ticks) >= room:
             ticks[p.share] = f"{p.share:.0%}\n{p.ratio}\n{p.encoder}\n{p.decoder}"
     axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.tick_params(axis="x", labelcolor=colour("ink"))
-    axes.annotate(
-        "in the encoder\nencoder : decoder\nencoder, a layer\ndecoder, a layer",
-        (0, 0),
-        (-8, -5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=colour("soft"),
-        fontsize=12,
-        annotation_clip=False,
-    )
+    name_tick_rows(axes, "in the encoder\nencoder : decoder\nencoder, a layer\ndecoder, a layer")

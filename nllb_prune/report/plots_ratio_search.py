@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from nllb_prune.masks import MaskSet
-from nllb_prune.report.canvas import Plot, draw
+from nllb_prune.report.canvas import Plot, draw, name_tick_rows
 from nllb_prune.report.names import number
 from nllb_prune.report.plots_masks import mask_name
 from nllb_prune.report.rows import dot, draw_rows, interval, label_rows, value_label
@@ -98,19 +98,7 @@ def _ticks(
         if all(abs(shares[n] - other) >= room for other in ticks):
             ticks[shares[n]] = "\n".join(f"{experts[n][stack]:.4g}" for stack in stacks)
     axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.tick_params(axis="x", labelcolor=colour("ink"))
-    axes.annotate(
-        "\n".join(stacks),
-        (0, 0),
-        (-8, -5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=colour("soft"),
-        fontsize=12,
-        annotation_clip=False,
-    )
+    name_tick_rows(axes, "\n".join(stacks))
 
 
 def _languages(name: str, search: Mapping[str, Any], stacks: Sequence[str]) -> list[Plot]:
