@@ -19,7 +19,7 @@ def guard_of(masks: MaskSet) -> GuardRecord | None:
     record = masks.plan.get("guard")
     if record is None:
         return None
-    tolerances = Tolerances(**record["tolerances"])
+    tolerances = Tolerances.of(record["tolerances"])
     directions = _directions(record, tolerances)
     found = _masks(masks, record, tolerances, [each for each in directions if not each.passed])
     ((unit, limit),) = record["reserve"].items()

@@ -56,11 +56,11 @@ def guard(
 ) -> Guarded:
     """Measure masks and let those over tolerance grow, each in the order of the criterion.
 
-    First the masks of each stack with all experts in the others: a language by the mean over its directions. Then
-    every direction as it will be used; there the mask grows whose own change is the larger part. Last translations,
-    by language again, as few sentences of a direction tell little; where they are over tolerance, those of each
-    stack's masks alone tell whose fault it is. What is furthest over tolerance comes first to the reserve. What grows
-    is measured again in every stage, until nothing grows any more.
+    First the masks of each stack with all experts in the others: a language by the mean over its directions. No mask
+    grows before all stacks are measured. Then every direction as it will be used; there the mask grows whose own change
+    is the larger part. Last translations, by language again, as few sentences of a direction tell little; where they
+    are over tolerance, those of each stack's masks alone tell whose fault it is. What is furthest over tolerance comes
+    first to the reserve. What grows is measured again in every stage, until nothing grows any more.
 
     Args:
         masks: As planned.
@@ -105,30 +105,30 @@ class _Run:
     def finished(self) -> Guarded:
         """Go through the stages and record them."""
         stacks = [stack.name for stack in self.masks.stacks]
-        stages = (*(stacks if len(stacks) > 1 else ()), PAIR, TRANSLATIONS)
+        together = (stacks if len(stacks) > 1 else [], [PAIR], [TRANSLATIONS])
+        stages = [stage for each in together for stage in each]
         everything = {direction for each in self.using.values() for direction in each}
         self.readings, self.stale = {stage: {} for stage in stages}, {stage: set(everything) for stage in stages}
         while any(self.stale.values()):  # what grows in one stage is measured again in the others
-            for stage in stages:
-                self._settle(stage)
+            for each in together:
+                self._settle(each)
         failed = self._failed()
         return Guarded(masks=self._recorded(failed), failed=failed)
 
-    def _settle(self, stage: str) -> None:
-        """Measure, grow what is over tolerance, measure that again, until nothing is over or nothing can grow."""
-        while self.stale[stage]:
-            measured = self._read(stage)
-            over = self._over(stage)
-            got = self._grow(over)
-            self.rounds.append(_round(stage, measured, over, got))
+    def _settle(self, stages: Sequence[str]) -> None:
+        """Measure stages, then grow what is over tolerance in any, until nothing is over or nothing can grow."""
+        while any(self.stale[stage] for stage in stages):
+            measured = {stage: self._read(stage) for stage in stages if self.stale[stage]}
+            over = {stage: self._over(stage) for stage in stages}
+            got = self._grow({place: excess for each in over.values() for place, excess in each.items()})
+            self.rounds += [_round(stage, number, over[stage], got) for stage, number in measured.items()]
 
     def _read(self, stage: str) -> int:
         """Measure what is not known of a stage, and return in how many directions."""
         waiting = sorted(self.stale[stage])
-        if waiting:
-            self.meter.stage = stage
-            self.readings[stage] |= self._measured(stage, waiting)
-            self.stale[stage].clear()
+        self.meter.stage = stage
+        self.readings[stage] |= self._measured(stage, waiting)
+        self.stale[stage].clear()
         return len(waiting)
 
     def _measured(self, stage: str, directions: Sequence[Direction]) -> Readings:
@@ -307,5 +307,5 @@ def _round(stage: str, measured: int, over: Mapping[Place, float], got: Mapping[
         "stage": stage,
         "directions": measured,
         "over": {"/".join(place): rounded(excess) for place, excess in sorted(over.items())},
-        "added": {"/".join(place): number for place, number in sorted(got.items())},
+        "added": {"/".join(place): number for place, number in sorted(got.items()) if place in over},
     }

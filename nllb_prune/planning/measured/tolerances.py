@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from nllb_prune.errors import UsageError
@@ -34,6 +35,17 @@ class Tolerances:
         for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise UsageError(f"`tolerances/{name}` must be a number above 0, but is {value} instead.")
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, float]) -> Tolerances:
+        """Return those of a record.
+
+        Raises:
+            UsageError: if it has a name or a value that is none.
+        """
+        if unknown := sorted(set(recorded) - {each.name for each in fields(cls)}):
+            raise UsageError(f"`tolerances` must be of {', '.join(NAMES)}, but has {unknown[0]}.")
+        return cls(**recorded)
 
     def worst(self, figures: Figures) -> tuple[float, str]:
         """Return the figure that is largest against its tolerance: how many times that, and its name."""

@@ -98,8 +98,9 @@ def test_a_mask_over_tolerance_takes_the_next_in_its_order_in_proportion(make_ma
     assert grew(masks, found.masks) == {ENCODER: 4}
     assert found.failed == ()
     rounds = found.masks.plan["guard"]["rounds"]
-    assert [each["added"] for each in rounds] == [{"encoder/aaa": 2}, {"encoder/aaa": 2}, {}, {}, {}, {}]
-    assert [each["over"] for each in rounds] == [{"encoder/aaa": 1.2}] * 2 + [{}] * 4
+    assert [each["stage"] for each in rounds] == ["encoder", "decoder", "encoder", "encoder", "pair", "translations"]
+    assert [each["added"] for each in rounds] == [{"encoder/aaa": 2}, {}, {"encoder/aaa": 2}, {}, {}, {}]
+    assert [each["over"] for each in rounds] == [{"encoder/aaa": 1.2}, {}, {"encoder/aaa": 1.2}, {}, {}, {}]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,20 @@ def test_the_last_of_the_reserve_is_less_than_a_step(make_masks, needs, prefix):
     found = guard(masks, needs({ENCODER: (16, 64)}), orders, reserve=experts(5))
     assert found.masks.masks["encoder"]["aaa"] == prefix(orders[ENCODER], (16, 5))
     assert found.failed == (ENCODER,)
-    assert [each["added"] for each in found.masks.plan["guard"]["rounds"][:4]] == [
-        *({"encoder/aaa": number} for number in (2, 2, 1)),
-        {},
-    ]
+    rounds = [each for each in found.masks.plan["guard"]["rounds"] if each["stage"] == "encoder"]
+    assert [each["added"] for each in rounds] == [*({"encoder/aaa": number} for number in (2, 2, 1)), {}]
+
+
+def test_the_furthest_over_tolerance_comes_first_to_the_reserve_whatever_its_stack(make_masks, fake_measure):
+    masks, orders = make_masks((12, 4))
+
+    def loss(asked, direction):
+        pruned = [stack for stack in ("encoder", "decoder") if asked.mask(stack, *direction)[0] != tuple(range(32))]
+        return TOLERANCES.loss_change * sum({"encoder": 1.1, "decoder": 10.0}[stack] for stack in pruned)
+
+    found = guard(masks, fake_measure(loss), orders, reserve=experts(8))
+    assert grew(masks, found.masks) == {("decoder", code): 8 for code in ("aaa", "bbb", "ccc")}
+    assert set(found.failed) == {(stack, code) for stack in ("encoder", "decoder") for code in ("aaa", "bbb", "ccc")}
 
 
 def test_only_directions_whose_masks_changed_are_measured_again(make_masks, needs):
@@ -151,8 +162,7 @@ def test_only_directions_whose_masks_changed_are_measured_again(make_masks, need
         {("aaa", "bbb"), ("ccc", "bbb")},
     )
     asked = [set(directions) for _, _, directions in measure.asked]
-    assert asked[:6] == [every, of_source, every, into_target, every, every]
-    assert all(each <= into_target for each in asked[6:])  # of the masks that grew after their first stage
+    assert asked == [every, every, of_source, into_target, every, every]
 
 
 def test_at_last_everything_is_known_of_the_masks_as_they_are(make_masks, fake_measure, kept_by):
@@ -428,8 +438,8 @@ def test_bytes_are_what_directions_may_take(make_masks, needs):
     measure = needs({ENCODER: (16, 64), ("decoder", "ccc"): (16, 64)}, directions=directions)
     reserve = Reserve(limit=1000, cost={"encoder": 130, "decoder": 70}, unit="bytes")
     found = guard(masks, measure, orders, reserve=reserve)
-    # 910 bytes of 1,000 for the encoder; what is left takes one expert of the decoder
-    assert grew(masks, found.masks) == {ENCODER: 7, ("decoder", "ccc"): 1}
+    # 2 x (2 x 130 + 2 x 70) = 800 bytes of 1,000; what is left takes one expert of each
+    assert grew(masks, found.masks) == {ENCODER: 5, ("decoder", "ccc"): 5}
     assert found.failed == (ENCODER, ("decoder", "ccc"))
     assert found.masks.plan["guard"]["reserve"] == {"bytes": 1000}
 
@@ -456,8 +466,8 @@ def test_the_record_of_a_small_guard(make_masks, needs):
     }
     assert record["rounds"] == [
         {"stage": "encoder", "directions": 1, "over": {"encoder/aaa": 1.2}, "added": {"encoder/aaa": 2}},
-        {"stage": "encoder", "directions": 1, "over": {}, "added": {}},
         {"stage": "decoder", "directions": 1, "over": {"decoder/bbb": 1.2}, "added": {"decoder/bbb": 1}},
+        {"stage": "encoder", "directions": 1, "over": {}, "added": {}},
         {"stage": "decoder", "directions": 1, "over": {"decoder/bbb": 1.2}, "added": {}},
         {"stage": "pair", "directions": 1, "over": {"decoder/bbb": 1.2}, "added": {}},
         {"stage": "translations", "directions": 1, "over": {}, "added": {}},
@@ -473,7 +483,7 @@ def test_measures_are_told_before_they_are_made(make_masks, needs):
         told.append((stage, directions))
 
     guard(masks, measure, orders, reserve=experts(8), told=tell)
-    assert told == [("encoder", 6), ("encoder", 2), ("decoder", 6), ("pair", 6), ("translations", 6)]
+    assert told == [("encoder", 6), ("decoder", 6), ("encoder", 2), ("pair", 6), ("translations", 6)]
 
 
 def test_masks_that_no_direction_measures_stay(make_masks, needs):
@@ -518,10 +528,8 @@ def test_pairs_have_masks_of_their_own(make_masks, needs):
     measure = needs({("encoder", "aaa-bbb"): (16, 18)})
     found = guard(masks, measure, orders, reserve=experts(8))
     assert grew(masks, found.masks) == {("encoder", "aaa-bbb"): 2}
-    assert [directions for _, _, directions in measure.asked[:2]] == [
-        (("aaa", "bbb"), ("aaa", "ccc")),
-        (("aaa", "bbb"),),
-    ]
+    both = (("aaa", "bbb"), ("aaa", "ccc"))
+    assert [directions for _, _, directions in measure.asked[:3]] == [both, both, (("aaa", "bbb"),)]
 
 
 def test_one_mask_for_all(make_masks, needs):

@@ -84,3 +84,12 @@ def test_the_worst_is_against_its_own_tolerance():
     assert tolerances.worst({"loss_change": 0.5, "late_change": 0.2, "early_change": 0.0}) == (2.0, "late_change")
     assert tolerances.worst({"loss_change": 3.0, "late_change": 0.2}) == (3.0, "loss_change")
     assert tolerances.worst({"length_change": math.nan, "runaway_change": 0.0})[0] == 0.0
+
+
+def test_a_record_is_read_and_names_that_are_none_are_refused():
+    recorded = {name: 0.5 for name in NAMES}
+    assert Tolerances.of(recorded) == Tolerances(**recorded)
+    assert Tolerances.of({"loss_change": 0.5}) == Tolerances(loss_change=0.5)
+    with pytest.raises(UsageError) as error:
+        Tolerances.of({**recorded, "size_change": 0.5})
+    assert str(error.value) == f"`tolerances` must be of {ALL}, but has size_change."
