@@ -1,0 +1,93 @@
+"""What results of a model depend on, with or without its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nllb_prune.errors import UsageError
+from nllb_prune.model.assembly import assemble
+from nllb_prune.model.checkpoint import Checkpoint
+from nllb_prune.model.describe import fingerprinted, prefixed, router_names
+from nllb_prune.model.families import Family, family_of
+from nllb_prune.model.filling import read_tensor
+from nllb_prune.model.routing import routing_of
+from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
+from nllb_prune.model.sparse_ffn import SparseFfn
+from nllb_prune.model.spec import ModelSpec, ParameterCounts
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What results of a full model depend on and what they are compared by, without its weights."""
+
+    name: str
+    identity: str
+    dtype: str
+    spec: ModelSpec
+    """With fingerprint and parameter counts."""
+
+
+def facts_of(model: nn.Module) -> ModelFacts:
+    """Describe a loaded model.
+
+    Raises:
+        UsageError: if it is pruned or has masks set.
+    """
+    state = routing_of(model)
+    if state.resident is not None or any(stack.keep is not None for stack in state.stacks.values()):
+        raise UsageError("`model` must be the full one, but is pruned or has masks set; give them as configurations.")
+    return ModelFacts(state.name, state.identity, dtype_name(model), state.spec)
+
+
+def load_facts(
+    path_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> ModelFacts:
+    """Describe what `load_model` would load, reading only routers and the embedding."""
+    folder = model_folder(path_or_id)
+    config = read_config(folder)
+    family = family_of(config)
+    spec, meta = family.spec(config), torch.device("meta")
+    first = family.tied(config)[0]
+    wanted = router_names(family, spec) | set(first)
+    fetch_weights(path_or_id, folder, lambda name: prefixed(name, family) in wanted)
+    with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
+        spec = fingerprinted(family, spec, checkpoint)
+        stored = read_tensor(checkpoint, next((name for name in first if name in checkpoint), first[0]))
+        if dtype is None:
+            dtype = torch.float32 if torch.device(device or "cpu").type == "cpu" else stored.dtype
+        model, _ = assemble(family, spec, config, kept=None, dtype=dtype, device=meta)
+        identity = identity_of(stored.to(dtype), spec)
+    spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
+    return ModelFacts(model_name(path_or_id), identity, str(dtype).removeprefix("torch."), spec)
+
+
+def parameter_counts(model: nn.Module, family: Family, spec: ModelSpec) -> ParameterCounts:
+    """Count the parameters of an assembled model."""
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    router, expert = 0, {}
+    for stack in spec.stacks:
+        for layer in stack.layers:
+            sparse = model.get_submodule(family.sparse_path(stack.name, layer))
+            assert isinstance(sparse, SparseFfn)
+            sizes = [sum(p.numel() for p in part.parameters()) for part in (sparse, sparse.bank)]
+            dense, router = dense - sizes[0], router + sizes[0] - sizes[1]
+            expert[stack.name] = sizes[1] // len(sparse.bank.expert_ids)
+    return ParameterCounts(dense=dense, router=router, expert=expert)
+
+
+def identity_of(embedding: Tensor, spec: ModelSpec) -> str:
+    """Hash the fingerprint and a thousand values spread over the embedding."""
+    embedding = embedding.flatten()
+    sample = embedding[:: max(1, embedding.numel() // 1024)].float().cpu()
+    fingerprint = spec.fingerprint.short if spec.fingerprint is not None else ""
+    return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes()).hexdigest()[:16]
+
+
+def dtype_name(model: nn.Module) -> str:
+    """Return the dtype of a model's weights, routers apart, as in `float32`."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
