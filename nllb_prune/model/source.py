@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nllb_prune._files import read_json
 from nllb_prune.errors import UsageError
+from nllb_prune.model.hub_download import fetch_files
+from nllb_prune.weights.layout import INDEX_END, WEIGHT_FILES, read_weight_map
+from nllb_prune.weights.original_layout import SHARED_END
 
 EMBEDDED = ("mini", "mini-dense")
 _TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
-
-
 _SMALL_FILES = ("*.json", "*.model", "*.txt")
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
+_LIKE_ORIGINAL = (
+    "; put those of the same model on the Hub beside the original checkpoint: `config.json`, `generation_config.json`, "
+    "and all that the tokenizer has"
+)
 
 
-def model_folder(path_or_id: str | Path) -> Path:
+def model_folder(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     """Return the local folder of a model: an embedded one, a folder, or a Hub id, fetched without its weights.
 
+    Args:
+        path_or_id: One of these.
+        revision: Branch, tag or commit on the Hub; the main branch by default.
+
     Raises:
-        UsageError: if it is none of them.
+        UsageError: if it is none of them, or a local one is to have a revision.
     """
+    if revision is not None and is_local(path_or_id):
+        raise UsageError(f"`revision` must be of a model on the Hub, but `{path_or_id}` is on this machine.")
     name = str(path_or_id)
     if name in EMBEDDED:
         return _embedded(name)
@@ -32,12 +40,21 @@ def model_folder(path_or_id: str | Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     if folder.exists():
-        raise UsageError(f"`{folder}` must be a folder with a `config.json`, but has none.")
+        raise UsageError(f"`{folder}` must be a folder with a `config.json`, but has none{_advice(folder)}.")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UsageError(
             f"`model` must be {', '.join(EMBEDDED)}, a folder or a Hub id (`owner/name`), but is `{name}` instead."
         )
-    return _fetch(name, _SMALL_FILES)
+    return fetch_files(name, _SMALL_FILES, revision=revision)
+
+
+def _advice(folder: Path) -> str:
+    return _LIKE_ORIGINAL if any(folder.glob(f"*{SHARED_END}")) else ""
+
+
+def is_local(path_or_id: str | Path) -> bool:
+    """Return whether a model is on this machine: an embedded one, or in a folder."""
+    return str(path_or_id) in EMBEDDED or Path(path_or_id).exists()
 
 
 def _embedded(name: str) -> Path:
@@ -66,30 +83,17 @@ def fetch_weights(path_or_id: str | Path, folder: Path, wanted: Callable[[str], 
         folder: What it returned.
         wanted: Tells of a tensor's name whether it is going to be read.
     """
-    if str(path_or_id) in EMBEDDED or Path(path_or_id).exists():
+    if is_local(path_or_id):
         return
     hub_id = str(path_or_id)
-    for index in _INDEXES:
-        if (folder / index).exists():
-            files = read_json(folder / index, what="the index of a sharded checkpoint")["weight_map"]
-            _fetch(hub_id, sorted({file for name, file in files.items() if wanted(name)}))
+    for file in WEIGHT_FILES:
+        if file.endswith(INDEX_END) and (folder / file).exists():
+            weight_map = read_weight_map(folder / file)
+            fetch_files(hub_id, sorted({shard for name, shard in weight_map.items() if wanted(name)}))
             return
-    for file in _WHOLE_FILES:
-        if (_fetch(hub_id, [file]) / file).exists():
+    for file in WEIGHT_FILES:
+        if not file.endswith(INDEX_END) and (fetch_files(hub_id, [file]) / file).exists():
             return
-
-
-def _fetch(hub_id: str, patterns: Sequence[str]) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UsageError(
-            f"`{hub_id}` must be a model that the Hub gives out, but could not be fetched ({reason})."
-        ) from None
 
 
 def read_config(folder: Path) -> Any:
@@ -115,7 +119,8 @@ def load_tokenizer(path_or_id: str | Path) -> Any:
 
     folder = model_folder(path_or_id)
     if not any((folder / name).exists() for name in _TOKENIZER_FILES):  # 5.x would make an empty one up
-        raise UsageError(f"`{folder}` must hold a tokenizer ({', '.join(_TOKENIZER_FILES)}), but holds none.")
+        names = ", ".join(_TOKENIZER_FILES)
+        raise UsageError(f"`{folder}` must hold a tokenizer ({names}), but holds none{_advice(folder)}.")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises nothing more specific

@@ -39,7 +39,7 @@ def hub(tmp_path, monkeypatch):
     (remote / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (remote / "pytorch_model.bin").write_bytes(b"the same weights in another format")
 
-    def snapshot_download(hub_id, *, allow_patterns):
+    def snapshot_download(hub_id, *, allow_patterns, revision):
         if hub_id != HUB_ID:
             raise LocalEntryNotFoundError("no such repository")
         local.mkdir(exist_ok=True)

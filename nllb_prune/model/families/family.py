@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nllb_prune.model.blocks import Blocks
 from nllb_prune.model.spec import ModelSpec
+from nllb_prune.weights.original_layout import OriginalLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +47,5 @@ class Family:
     """Ends of tensor names that checkpoints may hold and models do not."""
     base_prefix: str = "model."
     """Prefix that some checkpoints lack."""
+    original: OriginalLayout | None = None
+    """Tensor names of the checkpoints that the authors gave out, if they can be read."""

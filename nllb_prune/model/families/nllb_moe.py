@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import version
 from typing import Any
 
-import transformers
 from torch import Tensor
 
 from nllb_prune.errors import UsageError
@@ -12,9 +13,10 @@ from nllb_prune.model.expert_bank import ACTIVATIONS
 from nllb_prune.model.families.family import ExpertShape, Family
 from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, tied_embeddings
 from nllb_prune.model.spec import KeyedBy, ModelSpec, Stack
+from nllb_prune.weights.original_layout import OriginalLayout
 
 _TOP_K = 2
-_LAYER_EXPECTS_PAIR = int(transformers.__version__.split(".")[0]) < 5
+_LAYER_EXPECTS_PAIR = int(version("transformers").split(".")[0]) < 5
 
 
 def _stack(config: Any, name: str, keyed_by: KeyedBy) -> Stack | None:
@@ -79,6 +81,27 @@ _LAYER_NAMES = LayerNames(
     cross_attention_norm="cross_attention_layer_norm",
 )
 
+_ORIGINAL_NAMES = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"\.moe_layer\.experts\.(\d+)\.", r".ffn.experts.expert_\1."),
+        (r"\.moe_layer\.gate\.wg\.", ".ffn.router.classifier."),
+        (r"(\.layers\.\d+)\.(fc[12])\.", r"\1.ffn.\2."),
+        (r"(\.layers\.\d+)\.final_layer_norm\.", r"\1.ff_layer_norm."),
+        (r"\.encoder_attn(\.|_layer_norm\.)", r".cross_attention\1"),
+        (r"^decoder\.embed_tokens\.", "shared."),  # its rows are in the order of the Hub's tokenizer
+    )
+)
+_NO_WEIGHTS = (".version", "_float_tensor", "output_projection.weight")  # the last is the embedding once more
+
+
+def _renamed(name: str) -> str | None:
+    if name.endswith(_NO_WEIGHTS):
+        return None
+    for pattern, ours in _ORIGINAL_NAMES:
+        name = pattern.sub(ours, name)
+    return f"model.{name}"
+
 
 NLLB_MOE = Family(
     model_type="nllb-moe",
@@ -92,4 +115,5 @@ NLLB_MOE = Family(
     tied=tied_embeddings,
     blocks=lambda model: PreNormBlocks(model, _LAYER_NAMES),
     ignored=IGNORED,
+    original=OriginalLayout(expert=re.compile(r"\.moe_layer\.experts\.(\d+)\."), rename=_renamed),
 )
