@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nllb_prune.model.dispatch import Tap, Used, dispatch, slot_table
 from nllb_prune.model.linear import large, linear
+
+__all__ = ["ACTIVATIONS", "PARAMETERS", "ExpertBank", "Tap"]
 
 PARAMETERS = ("fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
 
@@ -18,18 +21,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "silu": functional.silu,
 }
-
-
-Tap = Callable[[Tensor, Tensor], Tensor]
-"""(outputs sorted by expert ``(choices, d_model)``, their places among the flattened choices) -> the outputs."""
-
-
-class _Used(NamedTuple):
-    """The slots that a call runs, how many rows each gets, and the slot of each row, sorted."""
-
-    slots: list[int]
-    rows: list[int]
-    slot_of_row: Tensor
 
 
 class ExpertBank(nn.Module):
@@ -69,8 +60,7 @@ class ExpertBank(nn.Module):
         self.fc1_bias = empty(slots, ffn)
         self.fc2_weight = empty(slots, d_model, ffn)
         self.fc2_bias = empty(slots, d_model)
-        slot_of = torch.full((experts,), -1, dtype=torch.int64, device=device)
-        slot_of[list(self.expert_ids)] = torch.arange(slots, device=device)
+        slot_of = slot_table(self.expert_ids, experts=experts, device=device)
         self.register_buffer("slot_of", slot_of, persistent=False)
         self._views: dict[int, tuple[int, tuple[Tensor, ...]]] = {}
 
@@ -93,10 +83,17 @@ class ExpertBank(nn.Module):
         """Which experts are resident ``(experts,)``, boolean."""
         return self.slot_of >= 0
 
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of an expert."""
+        return sum(parameter[0].numel() for parameter in self.parameters())
+
+    def places(self, parameter: str) -> dict[str, str]:
+        """Return the parameters that hold one of an expert, by what their names add to its name in a checkpoint."""
+        return {"": parameter}
+
     def forward(self, tokens: Tensor, chosen: Tensor, gates: Tensor, *, scale: float, tap: Tap | None = None) -> Tensor:
         """Run each token through its experts and add their weighted outputs up.
-
-        Tokens are sorted by expert, so that each expert that is chosen at all runs once.
 
         Args:
             tokens: Inputs ``(tokens, d_model)``.
@@ -108,25 +105,18 @@ class ExpertBank(nn.Module):
         Returns:
             ``(tokens, d_model)``
         """
-        top_k = chosen.shape[1]
-        slots = chosen.flatten() if self.complete else self.slot_of[chosen.flatten()]
-        order = slots.argsort(stable=True)  # (tokens * top_k,)
-        counts = slots.bincount(minlength=len(self.expert_ids)).tolist()
-        used = _Used([slot for slot, count in enumerate(counts) if count], [n for n in counts if n], slots[order])
-        if not used.slots:
-            return torch.zeros_like(tokens)
-        hidden = self.activation(self._project(1, tokens[order // top_k], used))
-        outputs = self._project(2, hidden, used)
-        if tap is not None:
-            outputs = tap(outputs, order)
-        # the order of these roundings is that of transformers 4.57.6, which matters in half precision
-        weighted = outputs.mul_(scale)
-        weighted = weighted.mul_(gates.flatten()[order].unsqueeze(1))
-        # (tokens * top_k, D) by expert -> (tokens, top_k, D) by token
-        by_token = torch.empty_like(weighted).index_copy_(0, order, weighted)
-        return by_token.view(-1, top_k, tokens.shape[1]).sum(1)
+        return dispatch(
+            tokens,
+            chosen if self.complete else self.slot_of[chosen],
+            gates,
+            slots=len(self.expert_ids),
+            project=self._project,
+            activation=self.activation,
+            scale=scale,
+            tap=tap,
+        )
 
-    def _project(self, number: Literal[1, 2], rows: Tensor, used: _Used) -> Tensor:
+    def _project(self, number: Literal[1, 2], rows: Tensor, used: Used) -> Tensor:
         """Multiply rows ``(rows, in)``, sorted by slot, by their slots' first or second matrices and add the biases."""
         weight, bias = (self.fc1_weight, self.fc1_bias) if number == 1 else (self.fc2_weight, self.fc2_bias)
         parts = torch.split_with_sizes(rows, used.rows)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nllb_prune.model.expert_bank import ExpertBank, Tap
+from nllb_prune.model.dispatch import Tap
+from nllb_prune.model.quantised_bank import Bank
 from nllb_prune.model.routing import Observer, RoutedTokens, StackRouting
 
 
@@ -59,7 +60,7 @@ class SparseFfn(nn.Module):
         self,
         *,
         layer: int,
-        bank: ExpertBank,
+        bank: Bank,
         d_model: int,
         top_k: int,
         output_scale: float,
@@ -87,6 +88,10 @@ class SparseFfn(nn.Module):
         flat = hidden_states.flatten(0, 1)
         positions = self.routing.positions(rows, length)
         keep = self.routing.kept(self.layer, rows=rows, length=length, positions=positions)
+        if positions is not None:
+            positions = positions.to(flat.device)  # where it differs, the model is on several
+        if keep is not None:
+            keep = keep.to(flat.device)
         output = self.mix(flat, positions=positions, keep=keep, rows=rows).view_as(hidden_states)
         return output if self.wrap_output is None else self.wrap_output(output)
 
@@ -121,8 +126,9 @@ class SparseFfn(nn.Module):
         return partial(observer.observe_outputs, self.routing.stack, self.layer, routed)
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        # (tokens, D) -> (tokens, E), always in float32, as NLLB was trained
-        return functional.linear(tokens.float(), self.router_weight, self.router_bias)
+        # (tokens, D) -> (tokens, E), always in float32, as NLLB was trained, whatever the module was converted to
+        bias = None if self.router_bias is None else self.router_bias.float()
+        return functional.linear(tokens.float(), self.router_weight.float(), bias)
 
     def _mask(self, logits: Tensor, keep: Tensor | None) -> Tensor:
         if not self.bank.complete:
