@@ -7,16 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from nllb_prune.calibration.checks import Mode, check_mode, check_streamed, check_usable
 from nllb_prune.calibration.collectors import Sizes
 from nllb_prune.calibration.fields import ONCE, collected
 from nllb_prune.calibration.observer import StatisticsObserver
 from nllb_prune.calibration.own_outputs import own_targets
-from nllb_prune.calibration.pairing import Lines, every_line, spread
+from nllb_prune.calibration.pairing import Lines, chosen_lines, sharded, spread_digest
 from nllb_prune.calibration.statistics import TEXT, ExpertStatistics, Granularity, Setting
+from nllb_prune.calibration.streamed_outlook import Outlook, costs_of
+from nllb_prune.calibration.streamed_pass import StreamedPass
+from nllb_prune.calibration.streamed_plan import MEMORY
 from nllb_prune.calibration.tables import Table
 from nllb_prune.calibration.teacher_forced import BATCH_POSITIONS, observe_pairs
 from nllb_prune.calibration.weights import weight_tables
@@ -24,12 +29,13 @@ from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import dtype_name, require_sparse
-from nllb_prune.model.routing import ModelRouting, mask_rows, routing_of
+from nllb_prune.model.loading import dtype_name
+from nllb_prune.model.routing import mask_rows, routing_of
+from nllb_prune.model.streamed import streamed_blocks
 from nllb_prune.tokenization import encode, language_id
-from nllb_prune.worklist import BYTES_RESULTS, Progress, compute_items, iterate_items, missing_items, settings_digest
+from nllb_prune.worklist import BYTES_RESULTS, Progress, compute_items, iterate_items, missing_items
 
-Mode = Literal["references", "outputs"]
+__all__ = ["Calibration", "Mode", "calibrate", "check_mode", "prepare"]
 
 
 def calibrate(
@@ -49,13 +55,15 @@ def calibrate(
     folder: Path,
     restart: bool = False,
     progress: Progress | None = None,
+    stream_memory: int = MEMORY,
 ) -> ExpertStatistics:
     """Add up what each expert does over the text of the directions.
 
     A direction is one item of work: it owns its batches, so its sums are the same bytes whoever makes them.
 
     Args:
-        model: A sparse model from `load_model`, unmasked.
+        model: A sparse model from `load_model`, unmasked, or from `load_streamed`: then directions go through its
+            layers together, and a killed run continues behind the last sparse layer.
         tokenizer: Its tokenizer.
         text: Aligned lines, for calibration only: never the lines that are reported on.
         directions: Source and target languages.
@@ -71,11 +79,12 @@ def calibrate(
             run without; shards on several machines are merged.
         folder: Keeps the sums of each finished direction, so that a killed run continues.
         restart: Throw away what the folder holds of these directions (of this shard).
-        progress: Wraps the loop over directions.
+        progress: Wraps the loop over directions; of a streamed model over sparse layers.
+        stream_memory: Bytes of states and sums that a streamed model holds at once.
 
     Raises:
         UsageError: on a dense model, a pruned or masked one, text or masks without one of the languages, unknown
-            groups, or settings that contradict each other.
+            groups, settings that contradict each other, or what cannot be found out of a streamed model.
     """
     run = prepare(
         model,
@@ -90,6 +99,7 @@ def calibrate(
         beams=beams,
         masks=masks,
         folder=folder,
+        stream_memory=stream_memory,
     )
     run.observe(shard=shard, restart=restart, progress=progress)
     return run.statistics(shard=shard)
@@ -109,27 +119,31 @@ def prepare(
     beams: int = 1,
     masks: MaskSet | None = None,
     folder: Path,
+    stream_memory: int = MEMORY,
 ) -> Calibration:
     """Return what `calibrate` does in two steps: the items, and their sum; arguments and errors are those of it."""
     state = routing_of(model)
-    _check_usable(state, directions, masks=masks)
+    check_usable(state, directions, masks=masks)
     check_mode(mode, beams)
+    groups = collected(collect)
+    if streamed_blocks(model) is not None:
+        check_streamed(groups, mode)
     text = text if sentences is None else text.head(sentences)
     lines = len(text.lines(directions[0][0]))
     if not lines:
         raise UsageError("`text` must have a line or more, but has none.")
-    items = _items(directions, lines, pairs_per_target)
+    items = chosen_lines(directions, lines, pairs_per_target)
     signature: dict[str, Setting] = {
         "model": state.name,
         "mode": mode if mode == "references" else f"outputs, {'greedy' if beams == 1 else f'beam {beams}'}",
         "sentences": lines,
-        **({} if pairs_per_target is None else {"pairs_per_target": items[0].end, "spread": _spread_digest(items)}),
+        **({} if pairs_per_target is None else {"pairs_per_target": items[0].end, "spread": spread_digest(items)}),
         **({} if masks is None else {"masks": masks.signature}),
         "dtype": dtype_name(model),
         "batch_positions": BATCH_POSITIONS,
     }
-    work = _Work(model, tokenizer, text, signature, granularity, collected(collect), mode, beams, masks)
-    return Calibration(tuple(items), folder, work)
+    work = _Work(model, tokenizer, text, signature, granularity, groups, mode, beams, masks)
+    return Calibration(tuple(items), folder, work, stream_memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +154,46 @@ class Calibration:
     """What is to be observed, by all shards together."""
     folder: Path
     _work: _Work
+    _stream_memory: int
 
     def observe(
         self, *, shard: tuple[int, int] = (0, 1), restart: bool = False, progress: Progress | None = None
     ) -> None:
         """Write the result of each item of a shard to the folder, and keep none of them."""
-        work = self._work
+        work, streamed = self._work, self._streamed(shard, progress)
+        if streamed is not None and restart:
+            streamed.path.unlink(missing_ok=True)
         compute_items(
-            _sharded(self.items, shard),
+            sharded(self.items, shard),
             self.folder,
             settings=work.settings,
-            compute=work.compute,
+            compute=work.compute if streamed is None else None,
+            mapper=streamed,
             results=BYTES_RESULTS,
             restart=restart,
+            progress=progress if streamed is None else None,
+        )
+        if streamed is not None:
+            streamed.path.unlink(missing_ok=True)
+
+    def outlook(self, *, shard: tuple[int, int] = (0, 1), restart: bool = False) -> Outlook | None:
+        """Return what a streamed model will take for the items that the folder has no result of; `None` of another."""
+        streamed, items = self._streamed(shard), sharded(self.items, shard)
+        if streamed is None:
+            return None
+        return streamed.outlook(items if restart else missing_items(items, self.folder, results=BYTES_RESULTS))
+
+    def _streamed(self, shard: tuple[int, int], progress: Progress | None = None) -> StreamedPass | None:
+        work = self._work
+        if (blocks := streamed_blocks(work.model)) is None:
+            return None
+        return StreamedPass(
+            work,
+            blocks,
+            sharded(self.items, shard),
+            costs=costs_of(blocks, routing_of(work.model).spec, collect=work.collect, sizes=work.sizes()),
+            memory=self._stream_memory,
+            path=self.folder / f"streamed-{shard[0] + 1}-of-{shard[1]}.state",
             progress=progress,
         )
 
@@ -162,59 +203,12 @@ class Calibration:
 
     def statistics(self, *, shard: tuple[int, int] = (0, 1)) -> ExpertStatistics:
         """Add up the results of a shard, one after the other; nothing is computed."""
-        items = _sharded(self.items, shard)
+        items = sharded(self.items, shard)
         results = iterate_items(items, self.folder, settings=self._work.settings, results=BYTES_RESULTS)
         names = (f"{self.folder / item.id}.bin" for item in items)
         return ExpertStatistics.merge_all(
             ExpertStatistics.from_bytes(content, name=name) for name, content in zip(names, results, strict=True)
         )
-
-
-def _check_usable(state: ModelRouting, directions: Sequence[Direction], *, masks: MaskSet | None) -> None:
-    spec = require_sparse(state.spec, state.name)
-    if state.resident is not None:
-        raise UsageError("`model` must hold all its experts to be calibrated, but is pruned; load it without a mask.")
-    if any(stack.keep is not None for stack in state.stacks.values()):
-        raise UsageError("`model` must route over all its experts to be calibrated, but has masks set; clear them.")
-    if not directions:
-        raise UsageError("`directions` must be one or more, but are none.")
-    if masks is not None:
-        masks.check_model(spec)
-        for direction in directions:  # one without masks is refused now, not when its turn comes
-            masks.direction(*direction)
-
-
-def check_mode(mode: str, beams: int) -> None:
-    """Refuse a mode that there is not, and beams where nothing is searched for."""
-    if mode not in get_args(Mode):
-        raise UsageError(f"`mode` must be one of {', '.join(get_args(Mode))}, but is {mode} instead.")
-    if mode == "references" and beams != 1:
-        raise UsageError(
-            f"`beams` must be left out with the mode references, which searches for nothing, but is {beams} instead. "
-            "The mode outputs searches."
-        )
-
-
-def _items(
-    directions: Sequence[Direction], lines: int, pairs_per_target: int | Literal["all"] | None
-) -> Sequence[Lines]:
-    if pairs_per_target is None:
-        return every_line(directions, lines=lines)
-    return spread(directions, lines=lines, per_target=None if pairs_per_target == "all" else pairs_per_target)
-
-
-def _spread_digest(items: Sequence[Lines]) -> str:
-    """Return what tells one spread from another: a short hash of the lines of all its directions."""
-    return settings_digest({item.id: [item.first, item.step, item.end] for item in items})
-
-
-def _sharded(items: Sequence[Lines], shard: tuple[int, int]) -> Sequence[Lines]:
-    number, count = shard
-    if not 0 <= number < count:
-        raise UsageError(f"`shard` must be 0 to {count - 1} of {count}, but is {number} instead.")
-    if count > len(items):
-        raise UsageError(f"`shard` must be of {len(items)} at most, one direction each, but is of {count} instead.")
-    return items[number::count]
 
 
 @dataclass(frozen=True)
@@ -240,10 +234,17 @@ class _Work:
 
     def compute(self, item: Lines) -> bytes:
         """Return the statistics file of a direction."""
+        observer, masks = self.observer(item), self.masks_of(item)
+        sources, targets = self.pairs(item)
+        observe_pairs(self.model, sources, targets, observer, masks=masks, backward="gradients" in self.collect)
+        return self.packed(item, observer)
+
+    def packed(self, item: Lines, observer: StatisticsObserver) -> bytes:
+        """Return the statistics file of what was observed."""
         spec = routing_of(self.model).spec
         tables = {
             (name, spec.stack(name).key(*item.direction) if self.granularity == "language" else item.id): table
-            for name, table in self._observed(item).tables().items()
+            for name, table in observer.tables().items()
         }
         statistics = ExpertStatistics(
             spec,
@@ -256,27 +257,35 @@ class _Work:
         )
         return statistics.to_bytes()
 
-    def _observed(self, item: Lines) -> StatisticsObserver:
-        device = next(self.model.parameters()).device
-        masks = None if self.masks is None else mask_rows(self.masks, [item.direction], device=device)
-        sources = encode(self.tokenizer, item.of(self.text.lines(item.direction[0])), item.direction[0])
-        targets = self._targets(item, sources, masks)
-        vocabulary, d_model = self.model.get_input_embeddings().weight.shape
+    def observer(self, item: Lines) -> StatisticsObserver:
+        """Return what adds up the sums of a direction."""
         seed = int.from_bytes(hashlib.sha256(item.id.encode()).digest()[:7], "little")
-        sizes = Sizes(vocabulary=vocabulary, d_model=d_model, seed=seed)
-        observer = StatisticsObserver(routing_of(self.model).spec, collect=self.collect, sizes=sizes, device=device)
-        backward = "gradients" in self.collect
-        observe_pairs(self.model, sources, targets, observer, masks=masks, backward=backward)
-        return observer
+        return StatisticsObserver(
+            routing_of(self.model).spec, collect=self.collect, sizes=self.sizes(seed), device=self._device
+        )
 
-    def _targets(
-        self, item: Lines, sources: Sequence[Sequence[int]], masks: Mapping[str, Tensor] | None
-    ) -> Sequence[Sequence[int]]:
-        code = item.direction[1]
+    def sizes(self, seed: int = 0) -> Sizes:
+        """Return what collectors must know of the model."""
+        vocabulary, d_model = self.model.get_input_embeddings().weight.shape
+        return Sizes(vocabulary=vocabulary, d_model=d_model, seed=seed)
+
+    def masks_of(self, item: Lines) -> Mapping[str, Tensor] | None:
+        """Return the experts that may be used, one row a stack; `None` for all."""
+        return None if self.masks is None else mask_rows(self.masks, [item.direction], device=self._device)
+
+    def pairs(self, item: Lines) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """Return the tokens of the sources of a direction, and those that go through the decoder."""
+        source, target = item.direction
+        sources = encode(self.tokenizer, item.of(self.text.lines(source)), source)
         if self.mode == "references":
-            return encode(self.tokenizer, item.of(self.text.lines(code)), code)
-        language, end = language_id(self.tokenizer, code), self.tokenizer.eos_token_id
-        return own_targets(self.model, sources, language=language, end=end, beams=self.beams, masks=masks)
+            return sources, encode(self.tokenizer, item.of(self.text.lines(target)), target)
+        language, end, masks = language_id(self.tokenizer, target), self.tokenizer.eos_token_id, self.masks_of(item)
+        return sources, own_targets(self.model, sources, language=language, end=end, beams=self.beams, masks=masks)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @cached_property
     def _weights(self) -> dict[str, Table]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class StatisticsObserver:
         self._collectors = {
             stack.name: [COLLECTORS[name](stack, device, sizes) for name in groups] for stack in spec.stacks
         }
-        self._fields = fields_of(groups)
+        self._groups, self._fields = groups, fields_of(groups)
         self.wants_outputs = any(each.wants_outputs for each in next(iter(self._collectors.values())))
         self.classes: dict[str, Tensor] = {}
         self.ids: dict[str, Tensor] = {}
@@ -61,6 +61,23 @@ class StatisticsObserver:
         if routed.positions is not None:
             parts, ids = parts[routed.positions], ids[routed.positions]
         return Call(layer, routed, parts, ids)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that tell how far it is."""
+        return {
+            f"{stack}/{group}/{name}": tensor
+            for stack, collectors in self._collectors.items()
+            for group, collector in zip(self._groups, collectors, strict=True)
+            for name, tensor in collector.state().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the state of an observer of the same model and groups."""
+        for stack, collectors in self._collectors.items():
+            for group, collector in zip(self._groups, collectors, strict=True):
+                start = f"{stack}/{group}/"
+                own = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+                collector.restore(own)
 
     def tables(self) -> dict[str, Table]:
         """Return what was collected so far by stack, position classes in the order of `CLASSES`."""

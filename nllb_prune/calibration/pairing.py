@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import Direction
+from nllb_prune.result_files import settings_digest
 
 LEAST = 48
 """Lines of a direction, at least, when a target's are spread: fewer would make small batches and many files."""
@@ -68,3 +70,31 @@ def ring(directions: Sequence[Direction], most: int) -> dict[str, list[str]]:
         used = min(len(sources), most)
         chosen[target] = sorted(sources[(turn + place * len(sources) // used) % len(sources)] for place in range(used))
     return chosen
+
+
+def chosen_lines(
+    directions: Sequence[Direction], lines: int, pairs_per_target: int | Literal["all"] | None
+) -> Sequence[Lines]:
+    """Return all lines of every direction, or so many a target spread over its sources."""
+    if pairs_per_target is None:
+        return every_line(directions, lines=lines)
+    return spread(directions, lines=lines, per_target=None if pairs_per_target == "all" else pairs_per_target)
+
+
+def spread_digest(items: Sequence[Lines]) -> str:
+    """Return what tells one spread from another: a short hash of the lines of all its directions."""
+    return settings_digest({item.id: [item.first, item.step, item.end] for item in items})
+
+
+def sharded(items: Sequence[Lines], shard: tuple[int, int]) -> Sequence[Lines]:
+    """Return the share of a shard.
+
+    Raises:
+        UsageError: if there is no such shard, or none for each.
+    """
+    number, count = shard
+    if not 0 <= number < count:
+        raise UsageError(f"`shard` must be 0 to {count - 1} of {count}, but is {number} instead.")
+    if count > len(items):
+        raise UsageError(f"`shard` must be of {len(items)} at most, one direction each, but is of {count} instead.")
+    return items[number::count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="statistics, `.safetensors`")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps finished directions (default: OUTPUT.work)")
     parser.add_argument("--restart", action="store_true", help="throw away finished directions of other settings")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="for a model larger than memory: read it layer by layer, of a sparse layer one expert at a time, for many "
+        "sentences at once",
+    )
+    parser.add_argument(
+        "--stream-memory",
+        metavar="SIZE",
+        help="states and sums held at once, as in 8GB or 512MiB (default: 4GB); what exceeds it waits for another "
+        "reading of the model",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -67,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
     with process_group() as processes:
         if processes is None:
             calibration = _prepared(options)
+            _announce(calibration, shard, restart=options.restart)
             calibration.observe(shard=shard, restart=options.restart, progress=progress_bar("calibrating"))
             _finish(options, calibration.statistics(shard=shard))
             return
@@ -74,11 +88,19 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError("`--shard` must be left out under torchrun, which shards by itself.")
         options.device = processes.device(options.device)
         calibration, part = _prepared(options), (processes.rank, processes.count)
+        _announce(calibration, part, restart=options.restart)
         calibration.observe(shard=part, restart=options.restart, progress=progress_bar("calibrating"))
         processes.wait()
         if processes.rank == 0:
             _check_shared(calibration)
             _finish(options, calibration.statistics())
+
+
+def _announce(calibration: Calibration, shard: tuple[int, int], *, restart: bool) -> None:
+    """Say what a streamed run will take."""
+    outlook = calibration.outlook(shard=shard, restart=restart)
+    if outlook is not None and outlook.chunks:
+        print(outlook, file=sys.stderr)
 
 
 def _check_shared(calibration: Calibration) -> None:
@@ -103,11 +125,14 @@ def _shard(text: str | None) -> tuple[int, int]:
 def _prepared(options: argparse.Namespace) -> Calibration:
     """Read model and text."""
     from nllb_prune.calibration.calibrate import check_mode, prepare
+    from nllb_prune.calibration.streamed_plan import MEMORY
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_spec
     from nllb_prune.model.source import load_tokenizer
+    from nllb_prune.model.streamed import load_streamed
 
     check_mode(options.mode, options.beams)
+    memory = _stream_memory(options)
     load_spec(options.model)  # a dense model is refused before its weights are read
     groups = collected(name.strip() for name in options.collect.split(",") if name.strip())
     masks = None if options.masks is None else MaskSet.load(options.masks)
@@ -115,7 +140,7 @@ def _prepared(options: argparse.Namespace) -> Calibration:
     text = open_text(options)
     usual: Any = "all" if options.directions is None else None
     return prepare(
-        load_model(options.model, **placement(options)),
+        (load_streamed if options.stream else load_model)(options.model, **placement(options)),
         tokenizer,
         text,
         directions_of(options, text, tokenizer),
@@ -127,7 +152,18 @@ def _prepared(options: argparse.Namespace) -> Calibration:
         beams=options.beams,
         masks=masks,
         folder=options.work or options.output.with_suffix(".work"),
+        stream_memory=MEMORY if memory is None else memory,
     )
+
+
+def _stream_memory(options: argparse.Namespace) -> int | None:
+    from nllb_prune.planning.memory import parse_memory
+
+    if options.stream_memory is None:
+        return None
+    if not options.stream:
+        raise UsageError("`--stream-memory` must come with `--stream`, but comes alone; a model in memory needs none.")
+    return parse_memory(options.stream_memory)
 
 
 def _finish(options: argparse.Namespace, statistics: ExpertStatistics) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -105,6 +105,13 @@ class Blocks(Protocol):
         """Return the logits ``(..., vocabulary)`` of decoder states."""
 
 
+class CarriedBlocks(Blocks, Protocol):
+    """Blocks that a model carries with it, because its module cannot run: the weights are not in it."""
+
+    def finish_decoder(self, states: Tensor) -> Tensor:
+        """Return what the head makes logits of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Output of the encoder ``(rows, positions, d_model)`` and where it may be looked at, as `EncoderCall.visible`."""
@@ -126,18 +133,23 @@ def encode(blocks: Blocks, ids: Tensor, keep: Tensor | None = None) -> Encoded:
         ids: Source tokens ``(rows, positions)``, padded on the right.
         keep: Experts each row may use ``(rows or 1, sparse layers, experts)``, boolean; `None` for all.
     """
-    padding = ids.eq(blocks.pad)
-    padded = bool(padding.any())
-    positions = (~padding).flatten().nonzero().squeeze(1) if padded else None
     states = blocks.embed_source(ids)
-    call = EncoderCall(
-        visible=hide(padding[:, None, None, :], states) if padded else None,
-        positions=positions,
-        keep=None if keep is None else keep_by_token(keep, length=ids.shape[1], positions=positions),
-    )
+    call = encoder_call(blocks, ids, like=states, keep=keep)
     for block in blocks.encoder:
         states = block(states, call)
     return Encoded(blocks.finish_encoder(states), call.visible)
+
+
+def encoder_call(blocks: Blocks, ids: Tensor, *, like: Tensor, keep: Tensor | None = None) -> EncoderCall:
+    """Return what the encoder blocks share; arguments as those of `encode`, `like` has the dtype of states."""
+    padding = ids.eq(blocks.pad)
+    padded = bool(padding.any())
+    positions = (~padding).flatten().nonzero().squeeze(1) if padded else None
+    return EncoderCall(
+        visible=hide(padding[:, None, None, :], like) if padded else None,
+        positions=positions,
+        keep=None if keep is None else keep_by_token(keep, length=ids.shape[1], positions=positions),
+    )
 
 
 def keep_by_token(keep: Tensor, *, length: int, positions: Tensor | None = None) -> Tensor:
@@ -158,9 +170,24 @@ def keep_by_token(keep: Tensor, *, length: int, positions: Tensor | None = None)
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:
-    """Return the blocks of a model from `load_model`, or `None` if its family has none."""
+    """Return the blocks of a model from `load_model` or `load_streamed`, or `None` if its family has none."""
     from nllb_prune.model.families import FAMILIES
     from nllb_prune.model.routing import routing_of
 
+    if (carried := carried_blocks(model)) is not None:
+        return carried
     family = FAMILIES[routing_of(model).spec.family]
     return None if family.blocks is None else family.blocks(model)
+
+
+def carry_blocks(model: nn.Module, blocks: CarriedBlocks) -> None:
+    """Give a model the blocks that run in its place."""
+    setattr(model, _CARRIED, blocks)
+
+
+def carried_blocks(model: nn.Module) -> CarriedBlocks | None:
+    """Return the blocks that run in a model's place; `None` if it runs itself."""
+    return cast("CarriedBlocks | None", getattr(model, _CARRIED, None))
+
+
+_CARRIED = "carried_blocks"

@@ -438,3 +438,85 @@ def test_modes_masks_and_spreads_are_in_the_signature(tmp_path):
         assert not table["first"][:, :, 20:].any()
         assert not table["second"][:, :, 20:].any()
         assert table["first"].any()
+
+
+# streamed
+
+STREAMED = (*ARGUMENTS[:-1], "norms,reservoir", "--stream", "--stream-memory", "6MB")
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """What one streamed run makes that nothing happens to."""
+    output = tmp_path_factory.mktemp("streamed") / "statistics.safetensors"
+    assert main([*STREAMED, "--output", str(output)]) == 0
+    return output.read_bytes()
+
+
+def test_a_streamed_run_is_near_one_in_memory(streamed, tmp_path):
+    output = tmp_path / "s.safetensors"
+    assert main([*ARGUMENTS[:-1], "norms,reservoir", "--output", str(output)]) == 0
+    ours, theirs = ExpertStatistics.from_bytes(streamed), ExpertStatistics.load(output)
+    assert (ours.items, ours.signature) == (theirs.items, theirs.signature)
+    for place, table in theirs.tables.items():
+        assert abs(ours.tables[place]["first"] - table["first"]).sum() <= 1e-5 * table["first"].sum()
+        assert ours.tables[place]["norm"] == pytest.approx(table["norm"], rel=1e-4, abs=1e-3)
+
+
+def test_a_streamed_run_that_is_killed_at_several_layers(streamed, tmp_path):
+    output, work = tmp_path / "s.safetensors", tmp_path / "s.work"
+    state, seen = work / "streamed-1-of-1.state", []
+    for _ in range(2):
+        process = program(*STREAMED, "--output", output)
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        wait_for(process, lambda before=before: state.exists() and state.stat().st_mtime_ns > before)
+        kill(process)
+        header = json.loads(state.open("rb").readline())
+        seen.append((header["chunk"], header["steps"]))
+        assert not output.exists()
+    assert len(set(seen)) > 1, seen
+    assert seen == sorted(seen)
+    assert main([*STREAMED, "--output", str(output)]) == 0
+    assert output.read_bytes() == streamed
+    assert files(work) == sorted(f"{a}_Latn-{b}_Latn.bin" for a, b in (each.split("-") for each in DIRECTIONS))
+
+
+def test_a_streamed_run_says_what_it_takes(capfd, tmp_path):
+    command = [*FEW, "--stream", "--output", str(tmp_path / "s.safetensors")]
+    assert main(command) == 0
+    out, err = capfd.readouterr()
+    assert err.startswith("4 sentence pairs in 1 chunk of about 4; at most ")
+    assert err.endswith(" to be read\n")
+    assert out.startswith(f"{tmp_path / 's.safetensors'}: 2 directions, ")
+    assert main(command) == 0  # all is there
+    assert capfd.readouterr().err == ""
+
+
+def test_no_room_for_what_a_streamed_run_goes_on_from(capfd, tmp_path):
+    command = (*FEW, "--stream", "--output", tmp_path / "s.safetensors")
+    capfd.readouterr()
+    with largest_file(50_000):
+        assert main([str(each) for each in command]) == 1
+    line = capfd.readouterr().err.splitlines()[-1]  # behind what it would take
+    assert f"`{tmp_path / 's.work' / 'streamed-1-of-1.state'}` must be a place to write" in line
+    assert "(File too large)" in line
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--stream-memory=4GB"], "`--stream-memory` must come with `--stream`, but comes alone"),
+        (
+            ["--stream", "--stream-memory=4 cows"],
+            "`memory` must be a size such as 24GiB, 16GB or 800MiB, but is 4 cows",
+        ),
+        (["--stream", "--stream-memory=4kB"], "`stream_memory` must be "),
+        (["--stream", "--collect=gradients"], "with a streamed model, but names gradients instead"),
+        (["--stream", "--mode=outputs"], "`mode` must be references with a streamed model, but is outputs instead"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_streamed(fails, tmp_path, options, expected):
+    assert expected in fails(*FEW, *options, "--output", tmp_path / "s.safetensors")
+    assert files(tmp_path) == []
