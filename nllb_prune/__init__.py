@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nllb_prune import _auto_classes
 from nllb_prune._version import __version__
 from nllb_prune.errors import UsageError
 
@@ -17,18 +18,23 @@ if TYPE_CHECKING:
     from nllb_prune.corpus import ParallelText
     from nllb_prune.evaluation.evaluate import evaluate
     from nllb_prune.evaluation.fidelity.held_out import HeldOut
+    from nllb_prune.exporting.export import Exported, export
+    from nllb_prune.exporting.settings import ExportSettings
     from nllb_prune.generation.search import SearchSettings
     from nllb_prune.generation.translate import Translation, translate, translations
     from nllb_prune.masks import MaskSet
     from nllb_prune.model.loading import load_model, load_spec
     from nllb_prune.model.routing import clear_masks, mask_rows, routing, set_masks
     from nllb_prune.model.source import load_tokenizer
+    from nllb_prune.model.streamed import load_streamed
     from nllb_prune.planning.measured import Decisions, plan_measured
     from nllb_prune.planning.plan import plan
 
 _HOMES = {
     "Decisions": "planning.measured",
     "ExpertStatistics": "calibration.statistics",
+    "ExportSettings": "exporting.settings",
+    "Exported": "exporting.export",
     "HeldOut": "evaluation.fidelity.held_out",
     "MaskSet": "masks",
     "ParallelText": "corpus",
@@ -37,8 +43,10 @@ _HOMES = {
     "calibrate": "calibration.calibrate",
     "clear_masks": "model.routing",
     "evaluate": "evaluation.evaluate",
+    "export": "exporting.export",
     "load_model": "model.loading",
     "load_spec": "model.loading",
+    "load_streamed": "model.streamed",
     "load_tokenizer": "model.source",
     "mask_rows": "model.routing",
     "plan": "planning.plan",
@@ -52,6 +60,8 @@ _HOMES = {
 __all__ = [
     "Decisions",
     "ExpertStatistics",
+    "ExportSettings",
+    "Exported",
     "HeldOut",
     "MaskSet",
     "ParallelText",
@@ -62,8 +72,10 @@ __all__ = [
     "calibrate",
     "clear_masks",
     "evaluate",
+    "export",
     "load_model",
     "load_spec",
+    "load_streamed",
     "load_tokenizer",
     "mask_rows",
     "plan",
@@ -80,3 +92,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"nllb_prune.{_HOMES[name]}"), name)
+
+
+_auto_classes.install()

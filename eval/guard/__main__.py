@@ -1,7 +1,7 @@
 """The study in one command: `python -m eval.guard --work DIR [--model NAME_OR_FOLDER ...]`.
 
-It calibrates, plans, cures and scores each model, less than an hour on a core each, and writes `results-MODEL.json`, the
-pictures and `RESULTS.md` beside this file. How the second model is trained is in `mini-unmasked/README.md`.
+It calibrates, plans, cures and scores each model, less than an hour on a core each, and writes `results-MODEL.json`,
+the pictures and `RESULTS.md` beside this file. How the second model is trained is in `mini-unmasked/README.md`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from nllb_prune._version import __version__
 from nllb_prune.cli._options import add_debug
 from nllb_prune.errors import UsageError
 
-_CONTINUE = ("demo", "calibrate", "evaluate")
-VERBS = ("demo", "calibrate", "plan", "evaluate", "report", "translate", "inspect", "masks", "stats")
+_CONTINUE = ("demo", "calibrate", "evaluate", "export")
+VERBS = ("demo", "calibrate", "plan", "evaluate", "report", "export", "translate", "inspect", "masks", "stats")
 
 _DESCRIPTION = """\
 Keep, for each language, only the experts that a multilingual mixture-of-experts
@@ -22,6 +22,7 @@ translation model needs for it.
 
   calibrate  text -> statistics     evaluate  masks -> scores
   plan       statistics -> masks    report    scores -> one HTML page
+  export     masks -> a smaller checkpoint
 """
 
 

@@ -33,6 +33,34 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--threads", type=positive, help="of torch, on the CPU")
 
 
+def add_stream(parser: argparse._ActionsContainer) -> None:
+    """Add `--stream` and `--stream-memory`, of the verbs that `load` serves."""
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="for a model larger than memory: read its layers and the experts that are routed to while it runs",
+    )
+    parser.add_argument(
+        "--stream-memory",
+        metavar="SIZE",
+        help="weights that stay in memory for the next call, as in 8GB (default: none)",
+    )
+
+
+def load(options: argparse.Namespace, **placed: Any) -> Any:
+    """Load the model asked for, or stream it; further arguments are those of `load_model` without a mask."""
+    from nllb_prune.model.loading import load_model
+    from nllb_prune.model.streamed import load_streamed
+    from nllb_prune.planning.memory import parse_memory
+
+    if options.stream:
+        memory = 0 if options.stream_memory is None else parse_memory(options.stream_memory)
+        return load_streamed(options.model, memory=memory, **placed)
+    if options.stream_memory is not None:
+        raise UsageError("`--stream-memory` must come with `--stream`, but comes alone; a model in memory needs none.")
+    return load_model(options.model, **placed)
+
+
 def add_text(parser: argparse.ArgumentParser, *, split: str, directions: str = "all") -> None:
     """Add `--text`, `--split`, `--directions` and `--sentences`; `directions` says what is done without."""
     parser.add_argument(

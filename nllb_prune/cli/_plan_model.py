@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from nllb_prune.cli._options import placement
+from nllb_prune.cli._options import load, placement
 
 if TYPE_CHECKING:
     from nllb_prune.calibration.statistics import ExpertStatistics
@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 
 def load_checked(options: argparse.Namespace, statistics: ExpertStatistics) -> Any:
     """Load the model of the statistics, in the dtype that it was calibrated in."""
-    from nllb_prune.model.loading import load_model
-
     stored = argparse.Namespace(**vars(options) | {"dtype": statistics.signature.get("dtype")})
-    return load_model(options.model, **placement(stored))
+    return load(options, **placement(stored))
 
 
 def check_model(options: argparse.Namespace, statistics: ExpertStatistics) -> None:

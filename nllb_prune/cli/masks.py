@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     united.add_argument("--output", type=Path, required=True)
     imported.add_argument("index", type=Path)
     imported.add_argument("--model", required=True, help="the model the index is of")
+    imported.add_argument(
+        "--disk", metavar="SIZE", help="of a Hub id: fetch its files one at a time in so much disk, and keep none"
+    )
     imported.add_argument("--output", type=Path, required=True)
     exported.add_argument("masks", type=Path)
     exported.add_argument("--output", type=Path, required=True)
@@ -84,9 +87,11 @@ def _import(options: argparse.Namespace) -> None:
     from nllb_prune._files import read_json
     from nllb_prune.model.loading import load_spec
     from nllb_prune.planning.index_format import masks_from_index
+    from nllb_prune.planning.memory import parse_memory
 
     index = read_json(options.index, what="an index of experts by language")
-    spec = load_spec(options.model)
+    disk = None if options.disk is None else parse_memory(options.disk)
+    spec = load_spec(options.model, disk=disk)
     assert spec.fingerprint is not None
     masks = masks_from_index(
         index, spec.stacks, fingerprint=spec.fingerprint, model_name=options.model, top_k=spec.top_k

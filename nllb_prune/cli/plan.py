@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nllb_prune.cli._options import add_device, positive
+from nllb_prune.cli._options import add_device, add_stream, positive
 from nllb_prune.cli._plan_measured import SEARCHES, add_measured, decisions_of, measured_arguments, plan_on_model
 from nllb_prune.cli._plan_rounds import plan_rounds_on_model
 from nllb_prune.cli._plan_show import describe, list_criteria
@@ -89,6 +89,7 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
 def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", help="to calibrate again or to measure masks on")
     add_device(group)
+    add_stream(group)
     group.add_argument(
         "--text",
         metavar="PATH",

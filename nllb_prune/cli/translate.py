@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nllb_prune.cli._options import add_model, placement, positive
+from nllb_prune.cli._options import add_model, add_stream, load, placement, positive
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --ta
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_model(parser)
+    add_stream(parser)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="sentences; without any, lines of --input are read")
     parser.add_argument("--source", required=True, help="language of the text, as in `eng_Latn` or `en`")
     parser.add_argument("--target", required=True, help="language to translate into")
@@ -55,7 +56,6 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.generation.translate import translations
     from nllb_prune.languages import language
     from nllb_prune.masks import MaskSet
-    from nllb_prune.model.loading import load_model
     from nllb_prune.model.source import load_tokenizer
 
     search = SearchSettings(
@@ -70,7 +70,8 @@ def run(options: argparse.Namespace) -> None:
     lines = options.texts or _lines(options.input)
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
-    model = load_model(options.model, masks=masks, direction=direction, **placement(options))
+    kept = {} if options.stream else {"masks": masks, "direction": direction}
+    model = load(options, **kept, **placement(options))
     found = translations(
         model,
         load_tokenizer(options.model),

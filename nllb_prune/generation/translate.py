@@ -15,7 +15,7 @@ from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.blocks import blocks_of
-from nllb_prune.model.routing import check_rows, mask_rows, routing_of
+from nllb_prune.model.routing import check_rows, mask_rows, routing_of, warn_unplanned
 from nllb_prune.tokenization import MAX_LENGTH, encode, language_id
 
 GREEDY = SearchSettings()
@@ -96,6 +96,7 @@ def translations(
     for direction in sorted({directions[n] for n in worded} or set(directions)):
         here = [n for n in worded if directions[n] == direction]
         target_id = language_id(tokenizer, direction[1])
+        warn_unplanned(routing_of(model), *direction)
         for n, ids in zip(here, encode(tokenizer, [texts[n] for n in here], direction[0]), strict=True):
             limit = length_limit(len(ids))
             sentences.append(Sentence(key=n, source=ids, language=target_id, limit=limit, keep=keep[direction]))

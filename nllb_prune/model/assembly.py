@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from torch import nn
 from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.model.expert_bank import ExpertBank
 from nllb_prune.model.families import Family
+from nllb_prune.model.placement import Placement
+from nllb_prune.model.quantised_bank import QuantisedExpertBank
 from nllb_prune.model.routing import ModelRouting, StackRouting
+from nllb_prune.model.scheme import Scheme
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.model.spec import ModelSpec
 
@@ -23,7 +27,8 @@ def assemble(
     *,
     kept: Mapping[str, ExpertMask] | None,
     dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device | Placement,
+    scheme: Scheme | None = None,
 ) -> tuple[nn.Module, ModelRouting]:
     """Make the model on the meta device and put our sparse layers, with memory but no values, into it.
 
@@ -34,25 +39,29 @@ def assemble(
         kept: Experts to make room for, by stack; `None` for all.
         dtype: Of the experts; routers are float32.
         device: Of routers and experts; all other parameters stay on the meta device.
+        scheme: In which the matrices of experts are stored; `None` for floats.
     """
     from transformers import AutoModelForSeq2SeqLM
 
+    place = device if isinstance(device, Placement) else Placement.on(device)
     config._attn_implementation = "eager"
     with torch.device("meta"):
         model = AutoModelForSeq2SeqLM.from_config(config)
     state = ModelRouting(spec, resident=None if kept is None else dict(kept))
+    make_bank = ExpertBank if scheme is None else partial(QuantisedExpertBank, scheme=scheme)
     for stack in spec.stacks:
         routing = state.stacks[stack.name] = StackRouting(stack.name)
         shape = family.expert_shape(config, stack.name)
         for number, layer in enumerate(stack.layers):
-            bank = ExpertBank(
+            path = family.sparse_path(stack.name, layer)
+            bank = make_bank(
                 expert_ids=range(stack.experts) if kept is None else kept[stack.name][number],
                 experts=stack.experts,
                 d_model=shape.d_model,
                 ffn=shape.ffn,
                 activation=spec.activation,
                 dtype=dtype,
-                device=device,
+                device=place.of(path),
             )
             sparse = SparseFfn(
                 layer=number,
@@ -64,7 +73,7 @@ def assemble(
                 router_bias=spec.router_bias,
                 routing=routing,
                 wrap_output=family.wrap_output,
-                device=device,
+                device=place.of(path),
             )
-            model.set_submodule(family.sparse_path(stack.name, layer), sparse)
+            model.set_submodule(path, sparse)
     return model, state

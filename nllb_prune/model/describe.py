@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from torch import Tensor
+
 from nllb_prune.errors import UsageError
-from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.filling import read_tensor
-from nllb_prune.model.source import fetch_weights, model_folder, read_config
+from nllb_prune.model.source import fetch_weights, is_local, model_folder, read_config
 from nllb_prune.model.spec import Fingerprint, ModelSpec
+from nllb_prune.model.weight_files import weight_files
+from nllb_prune.weights.checkpoint import Checkpoint
 
 
-def load_spec(path_or_id: str | Path) -> ModelSpec:
+def load_spec(path_or_id: str | Path, *, disk: int | None = None) -> ModelSpec:
     """Describe a model without loading it: its configuration and, for the fingerprint, its router rows are read.
+
+    Args:
+        path_or_id: As of `load_model`.
+        disk: Of a Hub id: fetch its files one at a time, in so many bytes, and keep none of them.
 
     Raises:
         UsageError: if it is dense: there is nothing to prune.
@@ -24,9 +31,32 @@ def load_spec(path_or_id: str | Path) -> ModelSpec:
     family = family_of(config)
     spec = require_sparse(family.spec(config), path_or_id)
     routers = router_names(family, spec)
+    if disk is not None and not is_local(path_or_id):
+        return _streamed_spec(path_or_id, family, spec, disk=disk)
     fetch_weights(path_or_id, folder, lambda name: prefixed(name, family) in routers)
-    with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
+    with Checkpoint(folder, prefix=family.base_prefix, original=family.original) as checkpoint:
         return fingerprinted(family, spec, checkpoint)
+
+
+def _streamed_spec(path_or_id: str | Path, family: Family, spec: ModelSpec, *, disk: int) -> ModelSpec:
+    """Return the spec with its fingerprint, from files that come and go."""
+    wanted = [family.router_tensors(family.sparse_path(stack.name, n)) for stack in spec.stacks for n in stack.layers]
+    names = [each["router_weight"] for each in wanted]
+    files = weight_files(path_or_id, wanted=lambda name: name in names, disk=disk)
+    norms: dict[str, list[float]] = {}
+    for file in files.files:
+        with files.opened(file) as tensors:
+            norms |= {each.name: row_norms(each.read()) for each in tensors if each.name in names}
+    if missing := [name for name in names if name not in norms]:
+        raise UsageError(f"`{path_or_id}` must hold `{missing[0]}`, but does not; it is of another model.")
+    found = Fingerprint.of(spec.stacks, (norm for name in names for norm in norms[name]))
+    return dataclasses.replace(spec, fingerprint=found)
+
+
+def row_norms(rows: Tensor) -> list[float]:
+    """Return the Euclidean norms that a fingerprint is made of."""
+    norms: list[float] = rows.float().norm(dim=1).tolist()
+    return norms
 
 
 def require_sparse(spec: ModelSpec, name: str | Path) -> ModelSpec:
@@ -58,5 +88,5 @@ def fingerprinted(family: Family, spec: ModelSpec, checkpoint: Checkpoint) -> Mo
     for stack in spec.stacks:
         for layer in stack.layers:
             name = family.router_tensors(family.sparse_path(stack.name, layer))["router_weight"]
-            norms += read_tensor(checkpoint, name).float().norm(dim=1).tolist()
+            norms += row_norms(read_tensor(checkpoint, name))
     return dataclasses.replace(spec, fingerprint=Fingerprint.of(spec.stacks, norms))

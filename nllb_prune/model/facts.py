@@ -11,19 +11,21 @@ from torch import Tensor, nn
 
 from nllb_prune.errors import UsageError
 from nllb_prune.model.assembly import assemble
-from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.describe import fingerprinted, prefixed, router_names
 from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.filling import read_tensor
+from nllb_prune.model.pruned import ExpertPruning, pruning_of
 from nllb_prune.model.routing import routing_of
 from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.model.spec import ModelSpec, ParameterCounts
+from nllb_prune.result_files import canonical_json
+from nllb_prune.weights.checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What results of a full model depend on and what they are compared by, without its weights."""
+    """What results of a model depend on and what they are compared by, without its weights."""
 
     name: str
     identity: str
@@ -36,10 +38,11 @@ def facts_of(model: nn.Module) -> ModelFacts:
     """Describe a loaded model.
 
     Raises:
-        UsageError: if it is pruned or has masks set.
+        UsageError: if it holds less than its checkpoint or has masks set.
     """
     state = routing_of(model)
-    if state.resident is not None or any(stack.keep is not None for stack in state.stacks.values()):
+    whole = state.resident == (None if state.pruning is None else dict(state.pruning.kept))
+    if not whole or any(stack.keep is not None for stack in state.stacks.values()):
         raise UsageError("`model` must be the full one, but is pruned or has masks set; give them as configurations.")
     return ModelFacts(state.name, state.identity, dtype_name(model), state.spec)
 
@@ -51,17 +54,19 @@ def load_facts(
     folder = model_folder(path_or_id)
     config = read_config(folder)
     family = family_of(config)
-    spec, meta = family.spec(config), torch.device("meta")
+    spec, pruning, meta = family.spec(config), pruning_of(config), torch.device("meta")
     first = family.tied(config)[0]
     wanted = router_names(family, spec) | set(first)
     fetch_weights(path_or_id, folder, lambda name: prefixed(name, family) in wanted)
-    with Checkpoint(folder, prefix=family.base_prefix) as checkpoint:
+    with Checkpoint(folder, prefix=family.base_prefix, original=family.original) as checkpoint:
         spec = fingerprinted(family, spec, checkpoint)
         stored = read_tensor(checkpoint, next((name for name in first if name in checkpoint), first[0]))
         if dtype is None:
             dtype = torch.float32 if torch.device(device or "cpu").type == "cpu" else stored.dtype
-        model, _ = assemble(family, spec, config, kept=None, dtype=dtype, device=meta)
-        identity = identity_of(stored.to(dtype), spec)
+        kept = None if pruning is None else pruning.kept
+        scheme = None if pruning is None else pruning.scheme
+        model, _ = assemble(family, spec, config, kept=kept, dtype=dtype, device=meta, scheme=scheme)
+        identity = identity_of(stored.to(dtype), spec, pruning)
     spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
     return ModelFacts(model_name(path_or_id), identity, str(dtype).removeprefix("torch."), spec)
 
@@ -76,16 +81,17 @@ def parameter_counts(model: nn.Module, family: Family, spec: ModelSpec) -> Param
             assert isinstance(sparse, SparseFfn)
             sizes = [sum(p.numel() for p in part.parameters()) for part in (sparse, sparse.bank)]
             dense, router = dense - sizes[0], router + sizes[0] - sizes[1]
-            expert[stack.name] = sizes[1] // len(sparse.bank.expert_ids)
+            expert[stack.name] = sparse.bank.expert_parameters
     return ParameterCounts(dense=dense, router=router, expert=expert)
 
 
-def identity_of(embedding: Tensor, spec: ModelSpec) -> str:
-    """Hash the fingerprint and a thousand values spread over the embedding."""
+def identity_of(embedding: Tensor, spec: ModelSpec, pruning: ExpertPruning | None = None) -> str:
+    """Hash the fingerprint, a thousand values spread over the embedding, and what was kept of a pruned checkpoint."""
     embedding = embedding.flatten()
     sample = embedding[:: max(1, embedding.numel() // 1024)].float().cpu()
     fingerprint = spec.fingerprint.short if spec.fingerprint is not None else ""
-    return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes()).hexdigest()[:16]
+    kept = b"" if pruning is None else canonical_json(pruning.to_json())
+    return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes() + kept).hexdigest()[:16]
 
 
 def dtype_name(model: nn.Module) -> str:

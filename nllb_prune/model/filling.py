@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from nllb_prune.errors import UsageError
-from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.families import Family
+from nllb_prune.model.placement import Placement
 from nllb_prune.model.routing import ModelRouting
 from nllb_prune.model.sparse_ffn import SparseFfn
+from nllb_prune.weights.checkpoint import Checkpoint
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -37,7 +38,7 @@ class Filler:
         state: ModelRouting,
         *,
         dtype: torch.dtype,
-        device: torch.device,
+        device: Placement,
     ) -> None:
         self.family, self.checkpoint, self.model, self.state = family, checkpoint, model, state
         self.dtype, self.device = dtype, device
@@ -70,12 +71,16 @@ class Filler:
                 self._copy(name, place, through=self.dtype)
         for slot, expert in enumerate(layer.bank.expert_ids):
             for parameter, name in self.family.expert_tensors(path, expert).items():
-                self._copy(name, getattr(layer.bank, parameter)[slot])
+                for suffix, place in layer.bank.places(parameter).items():
+                    self._copy(name + suffix, getattr(layer.bank, place)[slot])
         for expert in range(experts):
-            self.used.update(self.family.expert_tensors(path, expert).values())  # dropped ones are not unexpected
+            for parameter, name in self.family.expert_tensors(path, expert).items():
+                self.used.update(name + suffix for suffix in layer.bank.places(parameter))  # dropped, not unexpected
 
     def _copy(self, name: str, place: Tensor, *, through: torch.dtype | None = None) -> None:
         tensor = self._take(name, place.shape)
+        if tensor.is_floating_point() != place.is_floating_point():
+            raise UsageError(f"`{name}` must be of {place.dtype}, or convert to it, but is of {tensor.dtype} instead.")
         place.copy_(tensor if through is None else tensor.to(through))
 
     def _take(self, name: str, shape: torch.Size) -> Tensor:
@@ -94,7 +99,9 @@ class Filler:
             group = tied.get(name, (name,))
             if group not in shared:
                 stored = next((member for member in group if member in self.checkpoint), group[0])
-                tensor = self._take(stored, parameter.shape).to(device=self.device, dtype=self.dtype, copy=True)
+                tensor = self._take(stored, parameter.shape).to(
+                    device=self.device.of(name), dtype=self.dtype, copy=True
+                )
                 shared[group] = nn.Parameter(tensor, requires_grad=False)
                 self.used.update(group)
             owner, _, leaf = name.rpartition(".")
@@ -102,12 +109,12 @@ class Filler:
 
     def _fill_buffers(self) -> None:
         """Compute the buffers that no checkpoint holds: tables of positions."""
-        for module in self.model.modules():
+        for path, module in self.model.named_modules():
             for leaf, buffer in list(module._buffers.items()):
-                if buffer is None or not buffer.is_meta:
+                if buffer is None or not buffer.is_meta or not hasattr(module, "get_embedding"):
                     continue
                 table = cast(Any, module).get_embedding(*buffer.shape, module.padding_idx)
-                module._buffers[leaf] = table.to(device=self.device, dtype=self.dtype)
+                module._buffers[leaf] = table.to(device=self.device.of(path), dtype=self.dtype)
 
     def _refuse_unexpected(self) -> None:
         unexpected = [n for n in self.checkpoint if n not in self.used and not n.endswith(self.family.ignored)]

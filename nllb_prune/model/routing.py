@@ -6,6 +6,7 @@ asks the `StackRouting` of its stack, which `routing(model, ...)` fills for the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import MaskSet
+from nllb_prune.model.pruned import ExpertPruning
 from nllb_prune.model.spec import ModelSpec
 
 _ATTRIBUTE = "expert_routing"
@@ -55,7 +57,8 @@ class Observer(Protocol):
             stack: As in `observe`, which was called before.
             layer: As in `observe`.
             routed: As in `observe`.
-            values: What the experts computed, neither scaled nor weighted, sorted by expert ``(choices, d_model)``.
+            values: What the experts computed, neither scaled nor weighted, sorted by expert ``(choices, d_model)``; a
+                bank may tell of a call in parts, one expert after the other.
             order: Place of each among the flattened `routed.chosen` ``(choices,)``, choices = tokens * top_k.
         """
 
@@ -117,6 +120,10 @@ class ModelRouting:
     stacks: dict[str, StackRouting] = field(default_factory=dict)
     resident: dict[str, tuple[tuple[int, ...], ...]] | None = None
     """Kept ids by stack and sparse layer when the model holds only some experts."""
+    spread: bool = False
+    """Whether the model is on several devices, so that only calls of its modules go from one to the next."""
+    pruning: ExpertPruning | None = None
+    """What a pruned checkpoint says of itself."""
 
 
 def attach_routing(model: nn.Module, state: ModelRouting) -> None:
@@ -133,6 +140,18 @@ def routing_of(model: nn.Module) -> ModelRouting:
             "load it again with `load_model`."
         )
     return state
+
+
+def warn_unplanned(state: ModelRouting, source: str, target: str) -> None:
+    """Warn of a direction that a pruned checkpoint was not planned for: it lacks experts that the languages need."""
+    pruning = state.pruning
+    if pruning is None or pruning.plans(source, target):
+        return
+    warnings.warn(
+        f"`{state.name}` holds the experts for {pruning.languages()}, not those for {source}-{target}: expect wrong "
+        f"translations, and export one for them from {pruning.base_model}",
+        stacklevel=3,
+    )
 
 
 def mask_rows(

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.loading import facts_of, load_facts, load_model
 from nllb_prune.model.routing import clear_masks, set_masks
+from nllb_prune.weights.checkpoint import Checkpoint
 
 TINY = Path(__file__).parent.parent / "reference" / "tiny"
 DIRECTION = ("eng_Latn", "deu_Latn")

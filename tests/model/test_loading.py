@@ -13,11 +13,11 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration
 from nllb_prune.calibration.calibrate import calibrate
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.checkpoint import Checkpoint
 from nllb_prune.model.loading import load_model, load_spec
 from nllb_prune.model.routing import routing_of, set_masks
 from nllb_prune.model.source import load_tokenizer, model_folder
 from nllb_prune.model.sparse_ffn import SparseFfn
+from nllb_prune.weights.checkpoint import Checkpoint
 
 TINY = Path(__file__).parent.parent / "reference" / "tiny"
 TENSORS = load_file(TINY / "model.safetensors")

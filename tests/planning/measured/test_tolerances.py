@@ -87,7 +87,7 @@ def test_the_worst_is_against_its_own_tolerance():
 
 
 def test_a_record_is_read_and_names_that_are_none_are_refused():
-    recorded = {name: 0.5 for name in NAMES}
+    recorded = dict.fromkeys(NAMES, 0.5)
     assert Tolerances.of(recorded) == Tolerances(**recorded)
     assert Tolerances.of({"loss_change": 0.5}) == Tolerances(loss_change=0.5)
     with pytest.raises(UsageError) as error:
