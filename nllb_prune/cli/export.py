@@ -82,11 +82,11 @@ def run(options: argparse.Namespace) -> None:
             parts=options.parts,
             dtype=None if options.dtype is None else DTYPES[options.dtype],
             experts=options.experts,
-            shard_bytes=parse_memory(options.shard_size),
+            shard_bytes=parse_memory(options.shard_size, name="--shard-size"),
         ),
         vocabulary=_vocabulary(options.trim_vocabulary, options.split),
         evaluation=_evaluation(options.evaluation),
-        disk=None if options.disk is None else parse_memory(options.disk),
+        disk=None if options.disk is None else parse_memory(options.disk, name="--disk"),
         restart=options.restart,
         progress=progress_bar("exporting"),
     )
@@ -104,7 +104,10 @@ def _directions(options: argparse.Namespace, masks: MaskSet) -> tuple[Direction,
         if masks.languages():
             raise UsageError("`--source` and `--target`, `--languages` or `--directions` must be given, but are not.")
         return ()
-    return planned_directions(_pairs(options), [masks])
+    pairs = _pairs(options)
+    if not pairs:
+        raise UsageError("The languages must be two or more different ones, but are one.")
+    return planned_directions(pairs, [masks])
 
 
 def _pairs(options: argparse.Namespace) -> str:
@@ -128,6 +131,8 @@ def _vocabulary(path: str | None, split: str | None) -> ParallelText | None:
     from nllb_prune.corpus import ParallelText
 
     if path is None:
+        if split is not None:
+            raise UsageError("`--split` must come with `--trim-vocabulary`, whose text it is of, but comes alone.")
         return None
     usual = "dev" if (Path(path) / "dev").is_dir() else None  # other layouts have no splits
     return ParallelText.open(Path(path), split=split or usual)

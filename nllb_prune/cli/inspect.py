@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="of a folder of `export`: compare every file with the manifest's checksum"
     )
+    parser.add_argument("--quick", action="store_true", help="verify sizes alone, not checksums")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.model.pruned import pruning_of
     from nllb_prune.model.source import model_folder, read_config
 
-    verified = _verified(options.model) if options.verify else None
+    verified = _verified(options.model, quick=options.quick) if options.verify or options.quick else None
     spec = load_spec(options.model)
     pruning = pruning_of(read_config(model_folder(options.model)))
     if options.json:
@@ -42,13 +43,15 @@ def run(options: argparse.Namespace) -> None:
         _show(options.model, spec, pruning, verified)
 
 
-def _verified(model: str) -> int:
+def _verified(model: str, *, quick: bool) -> int:
     """Compare all files with the manifest, and return how many there are."""
     from nllb_prune.model.source import model_folder
-    from nllb_prune.weights.manifest import Manifest, verify
+    from nllb_prune.weights.manifest import MANIFEST, Manifest, verify
 
     folder = model_folder(model)
-    problems = verify(folder, progress=progress_bar("verifying"))
+    if not (folder / MANIFEST).exists():
+        raise UsageError(f"`--verify` must be of a folder that `export` wrote, but `{model}` has no {MANIFEST}.")
+    problems = verify(folder, quick=quick, progress=progress_bar("verifying"))
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UsageError(f"`{folder}` must be as its manifest says, but is not: {problems[0]}{more}. Export it again.")

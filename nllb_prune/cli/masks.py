@@ -90,7 +90,7 @@ def _import(options: argparse.Namespace) -> None:
     from nllb_prune.planning.memory import parse_memory
 
     index = read_json(options.index, what="an index of experts by language")
-    disk = None if options.disk is None else parse_memory(options.disk)
+    disk = None if options.disk is None else parse_memory(options.disk, name="--disk")
     spec = load_spec(options.model, disk=disk)
     assert spec.fingerprint is not None
     masks = masks_from_index(

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.generation.translate import translations
     from nllb_prune.languages import language
     from nllb_prune.masks import MaskSet
+    from nllb_prune.model.loading import in_parts
     from nllb_prune.model.source import load_tokenizer
 
     search = SearchSettings(
@@ -70,6 +71,8 @@ def run(options: argparse.Namespace) -> None:
     lines = options.texts or _lines(options.input)
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
+    if masks is None and not options.stream and in_parts(options.model):
+        direction = (source, target)  # only the files of its sides need be there
     kept = {} if options.stream else {"masks": masks, "direction": direction}
     model = load(options, **kept, **placement(options))
     found = translations(

@@ -9,7 +9,7 @@ from typing import Any
 from nllb_prune._version import __version__
 from nllb_prune.exporting.settings import ExportSettings
 from nllb_prune.exporting.tokenisation import TokenisationChange
-from nllb_prune.languages import find_language, language
+from nllb_prune.languages import Direction, find_language, language
 from nllb_prune.model.pruned import ExpertPruning
 
 _CARD = """\
@@ -26,6 +26,7 @@ _CARD = """\
 import nllb_prune  # without it transformers does not know the experts that were left out
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+folder = "PATH"  # or the Hub id of this checkpoint
 model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 ```
 
@@ -62,6 +63,7 @@ def model_card(
         evaluation: Markdown of an evaluation of it.
         tokenisation: What a trimmed vocabulary does to text by language.
     """
+    example = _example(pruning)
     spoken = pruning.languages() or "all its languages"
     return _CARD.format(
         front=_front(folder, pruning),
@@ -72,13 +74,21 @@ def model_card(
         languages=spoken,
         kept=f"{sum(map(_size, pruning.kept.values())):,} experts",
         version=__version__,
-        source=pruning.sources[0] if pruning.sources else "eng_Latn",
-        target=pruning.targets[0] if pruning.targets else "fra_Latn",
+        source=example[0],
+        target=example[1],
         table=_table(pruning),
         how=_how(pruning, settings),
         tokenisation=_tokenisation(tokenisation or {}),
         evaluation="" if evaluation is None else f"\n## Evaluation\n\n{evaluation.strip()}\n",
     )
+
+
+def _example(pruning: ExpertPruning) -> Direction:
+    """Return a direction to show."""
+    if pruning.directions:
+        return pruning.directions[0]
+    pairs = ((source, target) for source in pruning.sources for target in pruning.targets if source != target)
+    return next(pairs, ("eng_Latn", "fra_Latn"))
 
 
 def _size(mask: tuple[tuple[int, ...], ...]) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
+from nllb_prune.expert_mask import size
 from nllb_prune.exporting.card import model_card
 from nllb_prune.exporting.conversion import Conversion
 from nllb_prune.exporting.router_check import RouterCheck
@@ -31,6 +32,7 @@ from nllb_prune.model.source import load_tokenizer, model_folder, model_name, re
 from nllb_prune.model.spec import ModelSpec
 from nllb_prune.model.weight_files import WeightFiles, weight_files
 from nllb_prune.tokenization import known_languages, language_id
+from nllb_prune.weights.partial import partial_path
 from nllb_prune.weights.stored import StoredTensor
 from nllb_prune.weights.writer import CheckpointWriter
 from nllb_prune.worklist import Progress, settings_digest
@@ -89,9 +91,15 @@ def export(
         UsageError: on masks of another model, directions without masks, tensors that are missing or unexpected, a
             folder that is there already, or a disk that is full.
     """
-    job = _Job.of(path_or_id, Selection.of(masks, directions), settings, vocabulary, beside=output.parent, disk=disk)
+    job = _Job.of(
+        path_or_id, Selection.of(masks, directions), settings, vocabulary, partial=partial_path(output), disk=disk
+    )
     with CheckpointWriter(
-        output, settings=job.signature(), shard_bytes=settings.shard_bytes, restart=restart
+        output,
+        settings=job.signature(),
+        sources=job.sources(),
+        shard_bytes=settings.shard_bytes,
+        restart=restart,
     ) as writer:
         job.write(writer, progress)
         pruning = job.pruning(writer)
@@ -134,7 +142,7 @@ class _Job:
         settings: ExportSettings,
         text: ParallelText | None,
         *,
-        beside: Path,
+        partial: Path,
         disk: int | None,
     ) -> _Job:
         folder, name = model_folder(path_or_id), model_name(path_or_id)
@@ -143,7 +151,7 @@ class _Job:
         spec = require_sparse(family.spec(config), path_or_id)
         _check_masks(selection.masks, spec, name)
         if base is not None:
-            _check_base(base, selection, settings, spec)
+            _check_base(base, selection, spec)
         expected = expected_tensors(family, config, spec, selection.kept)
         tokenizer = load_tokenizer(path_or_id)
         vocabulary = None if text is None else _trimmed(folder, tokenizer, selection, text, config.vocab_size)
@@ -155,9 +163,9 @@ class _Job:
             weights=weight_files(
                 path_or_id,
                 wanted=expected.wanted,
-                scratch=beside,
+                scratch=partial,
                 disk=disk,
-                written=_about(expected, settings, config),
+                written=max(0, _about(expected, selection, settings, config) - _written(partial)),
             ),
             tokenizer=tokenizer,
             base=base,
@@ -176,14 +184,13 @@ class _Job:
         return {
             "model": self.name,
             "revision": self.weights.revision,
-            "files": self._files(),
             "masks": self.selection.masks.signature,
             "directions": ["-".join(each) for each in self.selection.directions],
             "vocabulary": None if self.vocabulary is None else settings_digest({"rows": list(self.vocabulary.rows)}),
             **self.settings.to_json(),
         }
 
-    def _files(self) -> list[list[str | int]]:
+    def sources(self) -> list[list[str | int]]:
         """Return what tells weight files of a folder from others of their names; a commit tells those of the Hub."""
         if self._fetched:
             return []
@@ -197,6 +204,8 @@ class _Job:
         if names is not None:
             self._check_names(names)
         for files in _together(self.weights):
+            if names is not None and all(writer.finished(part) for part in self._part_ids(files)):
+                continue  # of a killed run: nothing is fetched again
             with _opened(self.weights, files) as stored:
                 if names is None:
                     names = {each.name: files[0] for each in stored}
@@ -206,8 +215,11 @@ class _Job:
                 self._count(files, kept)
                 for part, members in self._parts(kept).items():
                     outputs = [output for each in members for output in conversion.outputs(each)]
-                    writer.write(f"{part or 'model'} of {files[0]}", outputs, name=part, progress=progress)
+                    writer.write(_part_id(part, files), outputs, name=part, progress=progress)
                     self.bytes_read += 0 if self._fetched else sum(each.nbytes for each in members)
+
+    def _part_ids(self, files: Sequence[str]) -> list[str]:
+        return [_part_id(part, files) for part in self._parts([])]
 
     @property
     def _fetched(self) -> bool:
@@ -314,12 +326,12 @@ def _check_masks(masks: MaskSet, spec: ModelSpec, name: str) -> None:
         )
 
 
-def _check_base(base: ExpertPruning, selection: Selection, settings: ExportSettings, spec: ModelSpec) -> None:
+def _check_base(base: ExpertPruning, selection: Selection, spec: ModelSpec) -> None:
     base.check_holds(selection.kept, spec.stacks)
-    if base.scheme is not None and (settings.experts is not None or settings.dtype is not None):
+    if base.scheme is not None:
         raise UsageError(
-            f"The experts of the model must be floats to be converted, but are {base.scheme.name} already; export them "
-            f"from {base.base_model}."
+            f"The experts of the model must be floats to be exported, but are in {base.scheme.name}; export them from "
+            f"{base.base_model}."
         )
 
 
@@ -329,7 +341,16 @@ def _trimmed(folder: Path, tokenizer: Any, selection: Selection, text: ParallelT
     return trimmed(folder, lines, spoken, padded_rows=rows)
 
 
-def _about(expected: ExpectedTensors, settings: ExportSettings, config: Any) -> int:
+def _part_id(part: str | None, files: Sequence[str]) -> str:
+    return f"{part or 'model'} of {files[0]}"
+
+
+def _written(partial: Path) -> int:
+    """Return the bytes of weights that a killed run left."""
+    return sum(path.stat().st_size for path in partial.glob("shards/*")) if partial.is_dir() else 0
+
+
+def _about(expected: ExpectedTensors, selection: Selection, settings: ExportSettings, config: Any) -> int:
     """Return about how many bytes are going to be written."""
     stored = getattr(config, "dtype", None) or torch.float32
     width = (settings.dtype or stored).itemsize
@@ -337,6 +358,9 @@ def _about(expected: ExpectedTensors, settings: ExportSettings, config: Any) -> 
     bits = 8 * width if scheme is None else scheme.bits
     dense = sum(map(math.prod, [*expected.dense.values(), *expected.router_shapes.values()]))
     experts = sum(map(math.prod, expected.expert_shapes.values()))
+    if settings.parts:  # what sides share is written for each of them
+        once = sum(map(size, selection.kept.values()))
+        experts = experts * sum(map(size, selection.sides().values())) // once
     return dense * width + experts * bits // 8
 
 

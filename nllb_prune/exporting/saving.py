@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from nllb_prune.exporting.settings import SHARD_BYTES
 from nllb_prune.model.families import FAMILIES, Family
+from nllb_prune.model.loading import MASKS_FILE
+from nllb_prune.model.pruned import FIELD
 from nllb_prune.model.routing import routing_of
 from nllb_prune.model.scheme import SCALE_DTYPE
 from nllb_prune.planning.memory import parse_memory
@@ -42,21 +46,30 @@ def save(model: Any, folder: Path, *, max_shard_size: int | str = SHARD_BYTES) -
                 for name, tensor in sorted(named_tensors(model))
             ],
         )
-        files = {
-            "config.json": model.config.to_json_string().encode(),
-            "generation_config.json": model.generation_config.to_json_string().encode(),
-        }
-        manifest = writer.finish(files)
+        manifest = writer.finish(_small_files(model))
     _move(beside, folder, {*manifest.files, MANIFEST})
 
 
+def _small_files(model: Any) -> dict[str, bytes]:
+    """Return the configurations, and the masks where the model carries them."""
+    state = routing_of(model)
+    assert state.pruning is not None
+    config = copy.deepcopy(model.config)
+    setattr(config, FIELD, replace(state.pruning, parts=None).to_json())
+    found = {
+        "config.json": config.to_json_string().encode(),
+        "generation_config.json": model.generation_config.to_json_string().encode(),
+    }
+    return found if state.masks is None else {**found, MASKS_FILE: state.masks.to_text().encode()}
+
+
 def _move(beside: Path, folder: Path, names: Collection[str]) -> None:
-    """Give files their names, and remove the weights that were there before."""
+    """Give files their names, weights first, and then remove the weights that were there before."""
+    for name in sorted(names, key=lambda name: (not name.endswith(".safetensors"), name)):
+        os.replace(beside / name, folder / name)
     for path in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
         if path.name not in names:
             path.unlink()
-    for name in sorted(names):
-        os.replace(beside / name, folder / name)
     beside.rmdir()
 
 

@@ -54,7 +54,8 @@ def load_facts(
     folder = model_folder(path_or_id)
     config = read_config(folder)
     family = family_of(config)
-    spec, pruning, meta = family.spec(config), pruning_of(config), torch.device("meta")
+    spec, meta = family.spec(config), torch.device("meta")
+    pruning = pruning_of(config, spec)
     first = family.tied(config)[0]
     wanted = router_names(family, spec) | set(first)
     fetch_weights(path_or_id, folder, lambda name: prefixed(name, family) in wanted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nllb_prune.errors import UsageError
+from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.model.families import Family
 from nllb_prune.model.placement import Placement
 from nllb_prune.model.routing import ModelRouting
@@ -39,9 +41,11 @@ class Filler:
         *,
         dtype: torch.dtype,
         device: Placement,
+        held: Mapping[str, ExpertMask] | None = None,
     ) -> None:
         self.family, self.checkpoint, self.model, self.state = family, checkpoint, model, state
         self.dtype, self.device = dtype, device
+        self.held = held  # experts that the checkpoint may hold, all by default
         self.groups = family.tied(config)
         self.used: set[str] = set()
 
@@ -53,15 +57,16 @@ class Filler:
         """
         sparse: set[str] = set()
         for stack in self.state.spec.stacks:
-            for layer in stack.layers:
+            for number, layer in enumerate(stack.layers):
                 path = self.family.sparse_path(stack.name, layer)
-                self._fill_sparse(path, stack.experts)
+                held = range(stack.experts) if self.held is None else self.held[stack.name][number]
+                self._fill_sparse(path, held)
                 sparse.update(name for name, _ in self.model.named_parameters() if name.startswith(path + "."))
         self._fill_dense(sparse)
         self._fill_buffers()
         self._refuse_unexpected()
 
-    def _fill_sparse(self, path: str, experts: int) -> None:
+    def _fill_sparse(self, path: str, held: Iterable[int]) -> None:
         layer = self.model.get_submodule(path)
         assert isinstance(layer, SparseFfn)
         for parameter, name in self.family.router_tensors(path).items():
@@ -73,7 +78,7 @@ class Filler:
             for parameter, name in self.family.expert_tensors(path, expert).items():
                 for suffix, place in layer.bank.places(parameter).items():
                     self._copy(name + suffix, getattr(layer.bank, place)[slot])
-        for expert in range(experts):
+        for expert in held:
             for parameter, name in self.family.expert_tensors(path, expert).items():
                 self.used.update(name + suffix for suffix in layer.bank.places(parameter))  # dropped, not unexpected
 

@@ -7,10 +7,10 @@ read from the shards once, straight into its place: no weight is ever held twice
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from nllb_prune.model.filling import Filler, read_tensor
 from nllb_prune.model.placement import DeviceMap, Placement, need_accelerate, placement
 from nllb_prune.model.pruned import ExpertPruning, pruning_of
 from nllb_prune.model.routing import ModelRouting, attach_routing, follow_padding, routing_of
+from nllb_prune.model.scheme import unsuffixed
 from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
 from nllb_prune.model.spec import ModelSpec
 from nllb_prune.weights.checkpoint import Checkpoint
@@ -41,9 +42,10 @@ def load_model(
     *,
     masks: MaskSet | None = None,
     direction: Direction | None = None,
-    dtype: torch.dtype | Literal["auto"] | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     device_map: DeviceMap | None = None,
+    revision: str | None = None,
 ) -> nn.Module:
     """Load a model whose sparse layers are ours; with a mask it holds only the experts of a direction.
 
@@ -52,9 +54,11 @@ def load_model(
         masks: Which experts to keep. With a direction the others are not even read; without one all that there are are
             loaded and `set_masks` or `routing` choose later.
         direction: Source and target language of the masks; without masks, of those that a pruned checkpoint carries.
-        dtype: Of the weights; by default float32 on the CPU and as stored elsewhere (`auto`). Routers stay in float32.
+        dtype: Of the weights, or its name; by default float32 on the CPU and as stored elsewhere (`auto`). Routers stay
+            in float32.
         device: Where to; the CPU by default. On the meta device nothing but routers is read.
         device_map: Instead of it, where each module goes (`placement.DeviceMap`).
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
         The module of the transformers class, for inference, with `generate`.
@@ -63,35 +67,39 @@ def load_model(
         UsageError: on a missing, unexpected or misshapen tensor, masks of another model, masks of a dense model,
             masks of experts that a pruned checkpoint left out.
     """
-    folder = model_folder(path_or_id)
-    config = read_config(folder)
-    family, pruning = family_of(config), pruning_of(config)
+    folder = model_folder(path_or_id, revision=revision)
+    config, dtype = read_config(folder), dtype_of(dtype)
+    family = family_of(config)
     spec = family.spec(config)
+    pruning = pruning_of(config, spec)
     if masks is not None:
         require_sparse(spec, path_or_id)
-    files = None
+    files = own = None
     if masks is None and direction is not None:
-        masks = own_masks(folder)
+        masks = own = own_masks(folder)
         files = None if pruning is None else pruning.files_of(spec.stacks, *direction)
     scheme = None if pruning is None else pruning.scheme
     kept = _kept(spec, pruning, None if masks is None or direction is None else masks.direction(*direction))
-    _fetch_kept(path_or_id, folder, family, spec, kept)
+    _fetch_kept(path_or_id, folder, family, spec, kept, files=files)
     with Checkpoint(folder, prefix=family.base_prefix, original=family.original, files=files) as checkpoint:
         spec = fingerprinted(family, spec, checkpoint)
         if masks is not None:
             masks.check_model(spec)
-        stored = _stored_dtype(family, checkpoint, config)
         make = partial(assemble, family, spec, config, kept=kept, scheme=scheme)
-        place = placement(device, device_map, partial(_empty, make, stored))
+        stored = partial(_stored_dtype, family, checkpoint, config)
+        place = placement(device, device_map, lambda: _empty(make, stored()))
         if dtype is None or dtype == "auto":
-            dtype = stored if dtype == "auto" or not place.on_cpu else torch.float32
+            dtype = stored() if dtype == "auto" or not place.on_cpu else torch.float32
+        assert isinstance(dtype, torch.dtype)
         model, state = make(dtype=dtype, device=place)
-        Filler(family, config, checkpoint, model, state, dtype=dtype, device=place).fill()
+        held = None if pruning is None else pruning.kept
+        Filler(family, config, checkpoint, model, state, dtype=dtype, device=place, held=held).fill()
         embedding = cast(Any, model).get_input_embeddings().weight
         if embedding.is_meta:
             embedding = checkpoint.tensor(_embedding(family, checkpoint, config))
     state.spec = spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
-    state.pruning = pruning
+    state.pruning = _narrowed(pruning, own, direction)
+    state.masks = own_masks(folder) if pruning is not None and (folder / MASKS_FILE).exists() else None
     attach_routing(model, state)
     _finish(model, folder, config, state)
     state.name, state.identity = model_name(path_or_id), identity_of(embedding.to(dtype), spec, pruning)
@@ -110,6 +118,12 @@ def _spread(model: nn.Module, place: Placement) -> nn.Module:
     return spread
 
 
+def in_parts(path_or_id: str | Path) -> bool:
+    """Return whether a model is a pruned checkpoint with a file for each language side."""
+    pruning = pruning_of(read_config(model_folder(path_or_id)))
+    return pruning is not None and pruning.parts is not None
+
+
 def own_masks(folder: Path) -> MaskSet:
     """Return the masks that a pruned checkpoint carries.
 
@@ -119,6 +133,36 @@ def own_masks(folder: Path) -> MaskSet:
     if not (folder / MASKS_FILE).exists():
         raise UsageError(f"`direction` must come with masks where `{folder}` carries none, but comes without.")
     return MaskSet.load(folder / MASKS_FILE)
+
+
+def _narrowed(pruning: ExpertPruning | None, own: MaskSet | None, direction: Direction | None) -> ExpertPruning | None:
+    """Return what a pruned checkpoint says of itself when only one direction of it is in memory."""
+    if pruning is None or own is None or direction is None:
+        return pruning
+    source, target = direction
+    return dataclasses.replace(
+        pruning,
+        kept=own.direction(source, target),
+        sources=(source,),
+        targets=(target,),
+        directions=None,
+        masks=own.signature,
+        parts=None,
+    )
+
+
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | str | None:
+    """Return a dtype by its name, as transformers takes them; `auto` stays.
+
+    Raises:
+        UsageError: if it is none of floats.
+    """
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"`dtype` must be auto or like float32, bfloat16 or float16, but is {dtype} instead.")
+    return found
 
 
 def _kept(
@@ -144,11 +188,17 @@ def dropped_names(family: Family, spec: ModelSpec, kept: Mapping[str, ExpertMask
 
 
 def _fetch_kept(
-    path_or_id: str | Path, folder: Path, family: Family, spec: ModelSpec, kept: Mapping[str, ExpertMask] | None
+    path_or_id: str | Path,
+    folder: Path,
+    family: Family,
+    spec: ModelSpec,
+    kept: Mapping[str, ExpertMask] | None,
+    *,
+    files: Sequence[str] | None,
 ) -> None:
     fits = kept is not None and all(len(kept.get(stack.name, ())) == len(stack.layers) for stack in spec.stacks)
     dropped = dropped_names(family, spec, kept) if kept is not None and fits else set()
-    fetch_weights(path_or_id, folder, lambda name: prefixed(name, family) not in dropped)
+    fetch_weights(path_or_id, folder, lambda name: unsuffixed(prefixed(name, family)) not in dropped, files=files)
 
 
 def _embedding(family: Family, checkpoint: Checkpoint, config: Any) -> str:

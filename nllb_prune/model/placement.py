@@ -77,11 +77,14 @@ def placement(
 
 def _device(device: Any) -> torch.device:
     try:
-        return torch.device("cpu" if device is None else device)
-    except (RuntimeError, TypeError):
+        found = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
         raise UsageError(
-            f"`device_map` must be a device, one of {', '.join(POLICIES)}, or devices by path, but has {device}."
+            f"`device_map` must be a device that torch can use here, one of {', '.join(POLICIES)}, or devices by path, "
+            f"but has {device}."
         ) from None
+    return found
 
 
 def _inferred(empty: Any, policy: str) -> dict[str, Any]:

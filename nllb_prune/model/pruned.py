@@ -11,7 +11,7 @@ from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.languages import Direction
 from nllb_prune.masks import GLOBAL_KEY
 from nllb_prune.model.scheme import Scheme
-from nllb_prune.model.spec import Fingerprint, Stack
+from nllb_prune.model.spec import Fingerprint, ModelSpec, Stack
 
 FIELD = "expert_pruning"
 """Of `config.json`."""
@@ -66,6 +66,8 @@ class ExpertPruning:
             return _few("-".join(each) for each in self.directions)
         if not (self.sources or self.targets):
             return ""
+        if self.sources == self.targets:
+            return f"{_few(self.sources)} among each other"
         return f"{_few(self.sources)} into {_few(self.targets)}"
 
     def files_of(self, stacks: Iterable[Stack], source: str, target: str) -> tuple[str, ...] | None:
@@ -88,6 +90,26 @@ class ExpertPruning:
                         f"`masks` must use experts that the pruned checkpoint holds, but {stack.name} layer {layer} "
                         f"wants expert {missing[0]}, which was left out; export it from {self.base_model}."
                     )
+
+    def check_spec(self, spec: ModelSpec) -> None:
+        """Refuse experts that no checkpoint of a model can hold.
+
+        Raises:
+            UsageError: naming the layer.
+        """
+        for stack in spec.stacks:
+            mask = self.kept.get(stack.name, ())
+            wrong = [n for n, ids in enumerate(mask) if list(ids) != sorted({*ids} & {*range(stack.experts)})]
+            wrong += [n for n, ids in enumerate(mask) if len(ids) < spec.top_k]
+            if len(mask) != len(stack.layers) or wrong:
+                where = (
+                    f"layer {wrong[0]} of the {stack.name}" if wrong else f"the {len(mask)} layers of the {stack.name}"
+                )
+                raise UsageError(
+                    f"`{FIELD}/kept` of the configuration must be {spec.top_k} or more sorted expert numbers below "
+                    f"{stack.experts} for each of {len(stack.layers)} layers, but {where} of the {stack.name} are not; "
+                    "export it again."
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Return the field of `config.json`."""
@@ -171,7 +193,16 @@ def _pair(direction: str) -> Direction:
     return source, target
 
 
-def pruning_of(config: Any) -> ExpertPruning | None:
-    """Return what the configuration of a pruned checkpoint says; `None` for another."""
+def pruning_of(config: Any, spec: ModelSpec | None = None) -> ExpertPruning | None:
+    """Return what the configuration of a pruned checkpoint says, checked against a spec; `None` for another.
+
+    Raises:
+        UsageError: if it is not as it was written.
+    """
     content = getattr(config, FIELD, None)
-    return None if content is None else ExpertPruning.from_json(content)
+    if content is None:
+        return None
+    found = ExpertPruning.from_json(content)
+    if spec is not None:
+        found.check_spec(spec)
+    return found

@@ -123,7 +123,9 @@ class ModelRouting:
     spread: bool = False
     """Whether the model is on several devices, so that only calls of its modules go from one to the next."""
     pruning: ExpertPruning | None = None
-    """What a pruned checkpoint says of itself."""
+    """What a pruned checkpoint says of itself, or of the direction of it that is in memory."""
+    masks: MaskSet | None = None
+    """Those that a pruned checkpoint carries."""
 
 
 def attach_routing(model: nn.Module, state: ModelRouting) -> None:

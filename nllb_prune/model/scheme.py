@@ -19,6 +19,7 @@ Float16 holds scales from 8e-6 on exactly; a smaller one, rounded, changes a wei
 
 _VERSION = 1
 _BITS = (4, 8)
+_SUFFIXES = ("_packed", "_scale", "_shape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,11 @@ SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme for scheme in (Scheme(name="int8", bits=8), Scheme(name="int4", bits=4, group=64))
 }
 """By name; int4 takes 4.25 bits a weight, int8 8.01 at 2048 columns."""
+
+
+def unsuffixed(name: str) -> str:
+    """Return the name of the matrix that a stored tensor stands for, its own if that is what it is."""
+    return next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
 
 
 def stored_tensors(name: str, shape: Sequence[int], scheme: Scheme) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +75,35 @@ def model_name(path_or_id: str | Path) -> str:
     return path.resolve().name if path.exists() else str(path_or_id)
 
 
-def fetch_weights(path_or_id: str | Path, folder: Path, wanted: Callable[[str], bool]) -> None:
+def fetch_weights(
+    path_or_id: str | Path,
+    folder: Path,
+    wanted: Callable[[str], bool],
+    *,
+    files: Sequence[str] | None = None,
+) -> None:
     """Fetch from the Hub the weight files with at least one tensor that is wanted; local models have theirs.
 
     Args:
         path_or_id: As for `model_folder`.
         folder: What it returned.
         wanted: Tells of a tensor's name whether it is going to be read.
+        files: These files instead, whatever is in them.
     """
     if is_local(path_or_id):
         return
-    hub_id = str(path_or_id)
+    hub_id, revision = str(path_or_id), folder.name  # the cache calls the folder of a snapshot by its commit
+    if files is not None:
+        fetch_files(hub_id, files, revision=revision)
+        return
     for file in WEIGHT_FILES:
         if file.endswith(INDEX_END) and (folder / file).exists():
             weight_map = read_weight_map(folder / file)
-            fetch_files(hub_id, sorted({shard for name, shard in weight_map.items() if wanted(name)}))
+            shards = {shard for name, shard in weight_map.items() if wanted(name)}
+            fetch_files(hub_id, sorted(shards), revision=revision)
             return
     for file in WEIGHT_FILES:
-        if not file.endswith(INDEX_END) and (fetch_files(hub_id, [file]) / file).exists():
+        if not file.endswith(INDEX_END) and (fetch_files(hub_id, [file], revision=revision) / file).exists():
             return
 
 

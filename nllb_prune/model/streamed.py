@@ -59,7 +59,8 @@ def load_streamed(
     """
     folder = model_folder(path_or_id)
     config = read_config(folder)
-    family, pruning = family_of(config), pruning_of(config)
+    family = family_of(config)
+    pruning = pruning_of(config, family.spec(config))
     _check_floats(pruning)
     fetch_weights(path_or_id, folder, lambda name: True)
     checkpoint = Checkpoint(folder, prefix=family.base_prefix, original=family.original)

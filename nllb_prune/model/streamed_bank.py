@@ -56,11 +56,6 @@ class StreamedBank(nn.Module):
         return there
 
     @property
-    def expert_bytes(self) -> int:
-        """What an expert takes in memory."""
-        return self.weights.bytes(self.tensors[self.expert_ids[0]])
-
-    @property
     def stored_bytes(self) -> int:
         """What an expert takes in its file."""
         return self.weights.stored_bytes(self.tensors[self.expert_ids[0]])

@@ -41,10 +41,6 @@ class StreamedWeights:
         """Return the shape of a tensor without reading it."""
         return self.checkpoint.stored(name).shape
 
-    def stored_dtype(self, name: str) -> torch.dtype:
-        """Return the dtype of a tensor in its file."""
-        return self.checkpoint.stored(name).dtype
-
     def stored_bytes(self, names: Mapping[str, str]) -> int:
         """Return what some tensors take in their files."""
         return sum(self.checkpoint.stored(name).nbytes for name in names.values())

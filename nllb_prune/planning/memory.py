@@ -18,11 +18,11 @@ _ROUTER_BYTES = 4  # routers stay in float32
 _PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-def parse_memory(text: str) -> int:
-    """Read bytes, as in `24GiB`, `16 GB`, `800MiB` or a plain number."""
+def parse_memory(text: str, *, name: str = "memory") -> int:
+    """Read bytes, as in `24GiB`, `16 GB`, `800MiB` or a plain number; `name` is what the message calls them."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip(), flags=re.IGNORECASE)
     if found is None or (found[3] and not found[2]):
-        raise UsageError(f"`memory` must be a size such as 24GiB, 16GB or 800MiB, but is {text} instead.")
+        raise UsageError(f"`{name}` must be a size such as 24GiB, 16GB or 800MiB, but is {text} instead.")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** _PREFIXES[found[2].lower()])
 
 

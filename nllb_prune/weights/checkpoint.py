@@ -157,10 +157,12 @@ def stored_tensors(path: Path, layout: Layout) -> Sequence[StoredTensor]:
         UsageError: as `open_weights` does, and if a tensor is missing or not in one piece.
     """
     weights = open_weights(path, layout)
-    for as_stored in names_by_file(layout)[path.name]:
+    named = names_by_file(layout)[path.name]
+    for as_stored in named:
         if as_stored not in weights:
             raise lacking(path, as_stored)
-    names = layout.names(path.name, list(weights))
+    indexed = layout.weight_map is not None  # which may name another file for a tensor that two files hold
+    names = layout.names(path.name, named if indexed else list(weights))
     stored = [replace(weights.stored(as_stored), name=name) for name, as_stored in names.items()]
     return sorted(stored, key=lambda tensor: (tensor.offset, tensor.name))
 

@@ -24,6 +24,12 @@ _LOCK = ".lock"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def partial_path(folder: Path) -> Path:
+    """Return where a checkpoint is before it has its name."""
+    folder = folder.resolve()  # what a link points at stays on its disk
+    return folder.with_name(folder.name + ".partial")
+
+
 class PartialFolder:
     """`NAME.partial` beside a folder `NAME`: settings, journal and whole shards, of this run and of a killed one.
 
@@ -42,7 +48,7 @@ class PartialFolder:
 
     def __init__(self, folder: Path, *, settings: Mapping[str, Any], restart: bool) -> None:
         self.folder = folder.resolve()  # what a link points at stays on its disk
-        self.path = self.folder.parent / f"{self.folder.name}.partial"
+        self.path = partial_path(self.folder)
         self._restart = restart
         try:
             self.journal = self._begin(settings)

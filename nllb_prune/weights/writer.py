@@ -34,6 +34,8 @@ class CheckpointWriter:
         folder: Where the checkpoint is to be.
         settings: What decides the bytes, as JSON values; a killed run is continued only with equal ones.
         shard_bytes: Of a weight file at most, unless a single tensor is larger.
+        sources: What tells the files that are read from others of their names, as JSON values; the manifest leaves it
+            out, as it says nothing of the bytes that are written.
         restart: Throw away what a killed run left, and replace a checkpoint that is there, by the last rename.
 
     Raises:
@@ -41,12 +43,20 @@ class CheckpointWriter:
             other settings.
     """
 
-    def __init__(self, folder: Path, *, settings: Mapping[str, Any], shard_bytes: int, restart: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Any],
+        shard_bytes: int,
+        sources: Any = None,
+        restart: bool = False,
+    ) -> None:
         if shard_bytes < 1:
             raise UsageError(f"`shard_bytes` must be 1 or more, but is {shard_bytes} instead.")
         self._shard_bytes = shard_bytes
         self._settings = {**settings, "shard_bytes": shard_bytes}
-        self._partial = PartialFolder(folder, settings=self._settings, restart=restart)
+        self._partial = PartialFolder(folder, settings={**self._settings, "sources": sources}, restart=restart)
         self._journal = self._partial.journal
         self._files = ShardFiles(self._partial)
         self._written: set[str] = set()

@@ -103,7 +103,10 @@ def test_a_trimmed_vocabulary(masks, tmp_path, capsys):
         (["--source", "en"], "must be `--source` and `--target`"),
         (["--source", "en", "--target", "de", "--languages", "en,de"], "must be `--source` and `--target`"),
         (["--source", "en", "--target", "fr"], "fra_Latn"),
-        (["--source", "en", "--target", "de", "--shard-size", "many"], "must be a size"),
+        (["--source", "en", "--target", "de", "--shard-size", "many"], "`--shard-size` must be a size"),
+        (["--source", "en", "--target", "de", "--split", "dev"], "must come with `--trim-vocabulary`"),
+        (["--source", "en", "--target", "en"], "must be two or more different ones"),
+        (["--languages", "en"], "must be two or more different ones"),
         (["--source", "en", "--target", "de", "--evaluation", "nothing.md"], "cannot be read"),
         (["--source", "en", "--target", "de", "--trim-vocabulary", "nothing"], "nothing"),
     ],
@@ -185,3 +188,21 @@ def test_a_streamed_model_translates_the_same(name, masks, capsys):
     assert len(set(outputs)) == 1
     assert main([*asked, "--stream-memory", "20MB"]) == 1
     assert "must come with `--stream`" in capsys.readouterr().err
+
+
+def test_parts_are_translated_with_the_files_of_their_sides(masks, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert export(masks, output, "--languages", "en,de,es", "--parts") == 0
+    for side in ("encoder", "decoder"):
+        (output / f"{side}.spa_Latn.safetensors").unlink()
+    capsys.readouterr()
+    found = []
+    for model, more in (("mini", ["--masks", str(masks / "masks.json")]), (str(output), [])):
+        assert main(["translate", model, "wake me up at nine", "--source", "en", "--target", "de", *more]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+
+
+def test_only_exports_are_verified(capsys):
+    assert main(["inspect", "mini", "--verify"]) == 1
+    assert "must be of a folder that `export` wrote" in capsys.readouterr().err

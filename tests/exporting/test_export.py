@@ -331,3 +331,82 @@ def test_saving_leaves_the_tokenizer_and_removes_old_weights(exported, tokenizer
     assert not list(folder.glob(".saving*"))
     again = load_model(folder)
     assert torch.equal(logits(again, tokenizer, DIRECTIONS[0]), logits(model, tokenizer, DIRECTIONS[0]))
+
+
+def test_parts_are_exported_again(exported, masks, mini, tokenizer, tmp_path):
+    direction = ("eng_Latn", "hin_Deva")
+    export(exported(ONE_TO_MANY, parts=True), tmp_path / "one", masks=masks, directions=[direction])
+    assert weights(tmp_path / "one").keys() == weights(exported([direction])).keys()
+    assert beam(load_model(tmp_path / "one"), tokenizer, direction) == beam(mini, tokenizer, direction, masks)
+
+
+@pytest.mark.parametrize("experts", ["int8", "int4"])
+def test_experts_of_few_bits_are_not_exported_again(experts, exported, masks, tmp_path):
+    with pytest.raises(UsageError, match=f"must be floats to be exported, but are in {experts}; export them from mini"):
+        export(exported([DIRECTIONS[0]], experts=experts), tmp_path / "one", masks=masks, directions=[DIRECTIONS[0]])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_is_saved_of_one_direction_is_that_direction(parts, exported, masks, tokenizer, tmp_path):
+    direction = ("eng_Latn", "spa_Latn")
+    model = load_model(exported(ONE_TO_MANY, parts=parts), direction=direction)
+    with pytest.warns(UserWarning, match="not those for eng_Latn-deu_Latn"):
+        translations(model, tokenizer, ["hello"], source="eng_Latn", target="deu_Latn")
+    model.save_pretrained(tmp_path / "saved")
+    for again in (load_model(tmp_path / "saved"), load_model(tmp_path / "saved", direction=direction)):
+        assert routing_of(again).resident == masks.direction(*direction)
+        assert torch.equal(logits(again, tokenizer, direction), logits(model, tokenizer, direction))
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["expert_pruning"]["targets"] == ["spa_Latn"]
+    with pytest.raises(UsageError, match="push_to_hub"):
+        model.save_pretrained(tmp_path / "saved", push_to_hub=True)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "torch.bfloat16", torch.bfloat16])
+def test_dtypes_have_names(name, exported):
+    for model in (load_model(exported([DIRECTIONS[0]]), dtype=name), load_model("mini", dtype=name)):
+        assert next(model.parameters()).dtype == torch.bfloat16
+    if name != "torch.bfloat16":  # which transformers does not take
+        again = AutoModelForSeq2SeqLM.from_pretrained(exported([DIRECTIONS[0]]), dtype=name)
+        assert next(again.parameters()).dtype == torch.bfloat16
+    with pytest.raises(UsageError, match="must be auto or like float32"):
+        load_model("mini", dtype="int8")
+
+
+@pytest.mark.parametrize("option", [{"attn_implementation": "sdpa"}, {"quantization_config": object()}], ids=str)
+def test_what_would_be_ignored_is_refused(option, exported):
+    with pytest.raises(UsageError, match=f"given {next(iter(option))} too"):
+        AutoModelForSeq2SeqLM.from_pretrained(exported([DIRECTIONS[0]]), **option)
+
+
+@pytest.mark.parametrize("change", ["fewer layers", "an id too large", "not sorted", "too few"])
+def test_experts_that_cannot_be_are_refused(change, exported, tmp_path):
+    folder = shutil.copytree(exported([DIRECTIONS[0]]), tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    kept = config["expert_pruning"]["kept"]["decoder"]
+    if change == "fewer layers":
+        kept.pop()
+    else:
+        kept[1] = {"an id too large": [*kept[1], 999], "not sorted": kept[1][::-1], "too few": kept[1][:1]}[change]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"`expert_pruning/kept` of the configuration must be"):
+        load_model(folder)
+
+
+def test_an_expert_that_was_left_out_must_not_be_there(exported, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = shutil.copytree(exported([DIRECTIONS[0]]), tmp_path / "copy")
+    tensors, full = weights(folder), weights(model_folder("mini"))
+    extra = next(name for name in full if ".experts." in name and name not in tensors)
+    save_file({**tensors, extra: full[extra]}, folder / "model.safetensors")
+    with pytest.raises(UsageError, match="must hold only tensors of"):
+        load_model(folder)
+
+
+def test_the_manifest_says_nothing_of_when_sources_were_written(masks, tmp_path):
+    base = shutil.copytree(model_folder("mini"), tmp_path / "mini")
+    export(base, tmp_path / "one", masks=masks, directions=[DIRECTIONS[0]])
+    (base / "model.safetensors").touch()
+    export(base, tmp_path / "two", masks=masks, directions=[DIRECTIONS[0]])
+    assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()

@@ -99,7 +99,18 @@ def test_a_cut_connection_is_one_line_and_the_next_run_goes_on(hub, masks, tmp_p
     assert not (tmp_path / "here" / "out").exists()
     done = export(hub, tmp_path, masks)
     assert done.returncode == 0, done.stderr
+    assert {file for file, _ in hub.asked} == {f"{stem}-experts-1{suffix}"}  # what was whole is not fetched again
     assert (tmp_path / "here" / "out" / "manifest.json").exists()
+
+
+def test_two_exports_beside_each_other(hub, masks, tmp_path):
+    hub.forget()
+    hub.scratch = tmp_path / "here"
+    command = [sys.executable, "-m", "nllb_prune", "export", "somebody/mini", "--masks", str(masks), "--output"]
+    environment = client_environment(hub, tmp_path / "home")
+    running = [subprocess.Popen([*command, str(tmp_path / "here" / name)], env=environment) for name in "ab"]
+    assert [process.wait() for process in running] == [0, 0]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"a", "b"}
 
 
 def test_an_index_is_imported_in_little_disk(hub, tmp_path):

@@ -54,7 +54,7 @@ def test_devices_and_maps(device, device_map, found):
     ("device", "device_map", "message"),
     [
         ("cpu", "cpu", "must be left out"),
-        (None, "everywhere", "must be a device, one of auto, balanced"),
+        (None, "everywhere", "must be a device that torch can use here, one of auto, balanced"),
         (None, {"": "nowhere"}, "has nowhere"),
     ],
 )
