@@ -14,7 +14,7 @@ from nllb_prune.exporting.vocabulary import TrimmedVocabulary
 from nllb_prune.model.families import PRUNED_PREFIX
 from nllb_prune.model.loading import MASKS_FILE
 from nllb_prune.model.pruned import FIELD, ExpertPruning
-from nllb_prune.model.registration import ARCHITECTURE_PREFIX
+from nllb_prune.model.registration import model_classes
 
 _COPIED = (
     "LICENSE",
@@ -64,10 +64,10 @@ def pruned_config(
 ) -> dict[str, Any]:
     """Return the content of `config.json`: every original field, and what was done.
 
-    Only the type and the names of the classes differ, and what a trimmed vocabulary or another dtype changes.
+    Only the type and the name of the class differ, and what a trimmed vocabulary or another dtype changes.
     """
-    classes = [ARCHITECTURE_PREFIX + name.removeprefix(ARCHITECTURE_PREFIX) for name in original["architectures"]]
-    content = {**original, "model_type": PRUNED_PREFIX + pruning.base_type, "architectures": classes}
+    loads = model_classes()[pruning.base_type].__name__
+    content = {**original, "model_type": PRUNED_PREFIX + pruning.base_type, "architectures": [loads]}
     if settings.dtype_name is not None:
         content |= {
             name: settings.dtype_name for name in ("dtype", "torch_dtype") if name in original or name == "dtype"

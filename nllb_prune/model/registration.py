@@ -8,7 +8,7 @@ from typing import Any
 
 from nllb_prune.model.families import FAMILIES, PRUNED_PREFIX
 
-ARCHITECTURE_PREFIX = "Pruned"
+_PREFIX = "Pruned"
 
 
 @cache
@@ -35,7 +35,7 @@ def model_classes() -> dict[str, type]:
 
 
 def _subclass(base: Any, *mixed: type, **attributes: Any) -> type:
-    name = f"{ARCHITECTURE_PREFIX}{base.__name__}"
+    name = f"{_PREFIX}{base.__name__}"
     doc = f"`{base.__name__}` of a pruned checkpoint."
     made = type(name, (*mixed, base), {**attributes, "__module__": __name__, "__doc__": doc})
     setattr(sys.modules[__name__], name, made)  # where pickle looks
