@@ -1,6 +1,6 @@
 """Time loading a pruned checkpoint against the full one it was exported from, in turns: from the disk and from memory.
 
-`python -m eval.bench.loading FULL PRUNED`: each load is a process of its own, whose imports are not counted.
+`python -m eval.bench.loading FULL PRUNED`: each load is a process of its own, whose import of torch is not counted.
 """
 
 from __future__ import annotations
