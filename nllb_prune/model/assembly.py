@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ def assemble(
     dtype: torch.dtype,
     device: torch.device | Placement,
     scheme: Scheme | None = None,
+    slots: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[nn.Module, ModelRouting]:
     """Make the model on the meta device and put our sparse layers, with memory but no values, into it.
 
@@ -40,6 +41,7 @@ def assemble(
         dtype: Of the experts; routers are float32.
         device: Of routers and experts; all other parameters stay on the meta device.
         scheme: In which the matrices of experts are stored; `None` for floats.
+        slots: Of each sparse layer by stack, for experts that come and go; `kept` are then those that may come.
     """
     from transformers import AutoModelForSeq2SeqLM
 
@@ -54,8 +56,10 @@ def assemble(
         shape = family.expert_shape(config, stack.name)
         for number, layer in enumerate(stack.layers):
             path = family.sparse_path(stack.name, layer)
+            here = range(stack.experts) if kept is None else kept[stack.name][number]
             bank = make_bank(
-                expert_ids=range(stack.experts) if kept is None else kept[stack.name][number],
+                expert_ids=here if slots is None else (),
+                slots=None if slots is None else slots[stack.name][number],
                 experts=stack.experts,
                 d_model=shape.d_model,
                 ffn=shape.ffn,

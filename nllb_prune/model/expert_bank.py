@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class ExpertBank(nn.Module):
-    """Two-matrix experts in S slots; S is E when all are resident, fewer when a model is pruned.
+    """Two-matrix experts in S slots; S is E when all are resident, fewer when a model is pruned or its experts paged.
 
     Args:
         expert_ids: Expert in each slot, ascending.
@@ -32,6 +32,8 @@ class ExpertBank(nn.Module):
         d_model: Width of the model D.
         ffn: Width of an expert F.
         activation: Between the two matrices: `relu`, `gelu` or `silu`.
+        slots: Slots S of a bank whose experts come and go, all empty at first, without `expert_ids`; `slot_of` says
+            which are there.
     """
 
     slot_of: Tensor
@@ -44,12 +46,13 @@ class ExpertBank(nn.Module):
         d_model: int,
         ffn: int,
         activation: str = "relu",
+        slots: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        slots = len(expert_ids)
-        self.expert_ids = tuple(expert_ids)
+        self.expert_ids, self.paged = tuple(expert_ids), slots is not None
+        self.slots = slots = len(self.expert_ids) if slots is None else slots
         self.experts = experts
         self.activation = ACTIVATIONS[activation]
 
@@ -76,7 +79,7 @@ class ExpertBank(nn.Module):
     @property
     def complete(self) -> bool:
         """Whether every expert is resident, in the slot of its id."""
-        return len(self.expert_ids) == self.experts
+        return not self.paged and len(self.expert_ids) == self.experts
 
     @property
     def resident(self) -> Tensor:
@@ -109,7 +112,7 @@ class ExpertBank(nn.Module):
             tokens,
             chosen if self.complete else self.slot_of[chosen],
             gates,
-            slots=len(self.expert_ids),
+            slots=self.slots,
             project=self._project,
             activation=self.activation,
             scale=scale,

@@ -86,7 +86,7 @@ def load_model(
         if masks is not None:
             masks.check_model(spec)
         make = partial(assemble, family, spec, config, kept=kept, scheme=scheme)
-        stored = partial(_stored_dtype, family, checkpoint, config)
+        stored = partial(stored_dtype, family, checkpoint, config)
         place = placement(device, device_map, lambda: _empty(make, stored()))
         if dtype is None or dtype == "auto":
             dtype = stored() if dtype == "auto" or not place.on_cpu else torch.float32
@@ -101,7 +101,7 @@ def load_model(
     state.pruning = _narrowed(pruning, own, direction)
     state.masks = own_masks(folder) if pruning is not None and (folder / MASKS_FILE).exists() else None
     attach_routing(model, state)
-    _finish(model, folder, config, state)
+    finish(model, folder, config, state)
     state.name, state.identity = model_name(path_or_id), identity_of(embedding.to(dtype), spec, pruning)
     return _spread(model, place) if place.spread else model
 
@@ -207,11 +207,13 @@ def _embedding(family: Family, checkpoint: Checkpoint, config: Any) -> str:
     return next((name for name in group if name in checkpoint), group[0])
 
 
-def _stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:
+def stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:
+    """Return the dtype of the embedding in a checkpoint."""
     return read_tensor(checkpoint, _embedding(family, checkpoint, config)).dtype
 
 
-def _finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:
+def finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:
+    """Give a filled model its generation settings, and let its stacks follow padding."""
     from transformers import GenerationConfig
 
     if (folder / "generation_config.json").exists():

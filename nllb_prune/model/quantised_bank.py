@@ -34,6 +34,7 @@ class QuantisedExpertBank(nn.Module):
         ffn: Width of an expert F.
         scheme: How the matrices are stored.
         activation: Between the two matrices: `relu`, `gelu` or `silu`.
+        slots: As of `ExpertBank`.
         dtype: Of scales, biases, and the matrices when they run.
     """
 
@@ -48,18 +49,20 @@ class QuantisedExpertBank(nn.Module):
         ffn: int,
         scheme: Scheme,
         activation: str = "relu",
+        slots: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.expert_ids = tuple(expert_ids)
+        self.expert_ids, self.paged = tuple(expert_ids), slots is not None
+        self.slots = len(self.expert_ids) if slots is None else slots
         self.experts = experts
         self.scheme = scheme
         self.activation = ACTIVATIONS[activation]
         self._shapes = {"fc1_weight": (ffn, d_model), "fc2_weight": (d_model, ffn)}
 
         def empty(shape: Sequence[int], kind: torch.dtype | None) -> nn.Parameter:
-            values = torch.empty(len(self.expert_ids), *shape, dtype=kind, device=device)
+            values = torch.empty(self.slots, *shape, dtype=kind, device=device)
             return nn.Parameter(values, requires_grad=False)
 
         self._places: dict[str, dict[str, str]] = {}
@@ -98,7 +101,7 @@ class QuantisedExpertBank(nn.Module):
     @property
     def complete(self) -> bool:
         """Whether every expert is resident, in the slot of its id."""
-        return len(self.expert_ids) == self.experts
+        return not self.paged and len(self.expert_ids) == self.experts
 
     @property
     def resident(self) -> Tensor:
@@ -130,7 +133,7 @@ class QuantisedExpertBank(nn.Module):
             tokens,
             chosen if self.complete else self.slot_of[chosen],
             gates,
-            slots=len(self.expert_ids),
+            slots=self.slots,
             project=self._project,
             activation=self.activation,
             scale=scale,

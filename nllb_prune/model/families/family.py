@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nllb_prune.model.blocks import Blocks
+from nllb_prune.model.decoding_sizes import DecodingSizes
 from nllb_prune.model.spec import ModelSpec
 from nllb_prune.weights.original_layout import OriginalLayout
 
@@ -43,6 +44,8 @@ class Family:
     """Configuration -> groups of parameter names that are one tensor."""
     blocks: Callable[[nn.Module], Blocks] | None = None
     """Model -> its blocks; without them it is decoded by transformers' `generate`."""
+    decoding_sizes: Callable[[Any], DecodingSizes] | None = None
+    """Configuration -> the widths that the memory of decoding depends on; comes with `blocks`."""
     ignored: tuple[str, ...] = ()
     """Ends of tensor names that checkpoints may hold and models do not."""
     base_prefix: str = "model."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nllb_prune.model.families.family import ExpertShape, Family
-from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, tied_embeddings
+from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, decoding_sizes, tied_embeddings
 from nllb_prune.model.spec import ModelSpec
 
 
@@ -35,5 +35,6 @@ M2M_100 = Family(
     wrap_output=None,
     tied=tied_embeddings,
     blocks=lambda model: PreNormBlocks(model, _LAYER_NAMES),
+    decoding_sizes=decoding_sizes,
     ignored=IGNORED,
 )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nllb_prune.model.blocks import DecoderBlock, DecoderCall, EncoderBlock, EncoderCall, KeysValues
+from nllb_prune.model.decoding_sizes import DecodingSizes
 from nllb_prune.model.expert_bank import ACTIVATIONS
 from nllb_prune.model.sparse_ffn import SparseFfn
 
@@ -20,6 +21,16 @@ EMBEDDINGS = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model
 def tied_embeddings(config: Any) -> tuple[tuple[str, ...], ...]:
     """Return the groups of names that share the embedding."""
     return ((*EMBEDDINGS, "lm_head.weight"),) if config.tie_word_embeddings else (EMBEDDINGS,)
+
+
+def decoding_sizes(config: Any) -> DecodingSizes:
+    """Return the widths that the memory of decoding depends on."""
+    return DecodingSizes(
+        decoder_layers=config.decoder_layers,
+        d_model=config.d_model,
+        ffn=max(config.encoder_ffn_dim, config.decoder_ffn_dim),
+        vocabulary=config.vocab_size,
+    )
 
 
 IGNORED = ("embed_positions.weights", "_float_tensor", "final_logits_bias", ".version")
