@@ -1,4 +1,4 @@
-"""Keys and values of the rows that are being decoded, in memory that is allocated once.
+"""Keys and values of the rows that are being decoded, in memory that is allocated once and grows when it must.
 
 The rows share *columns*: a step writes one column, whatever the target position of each row, so writing is one copy
 and a row that joins later simply starts at a later column. A column has one *slot* for each beam of a row. When beams
@@ -23,6 +23,19 @@ _COLUMNS = 32  # to begin with
 _ALIGNMENT = 8  # columns; kernels on GPUs want masks that start at a multiple of so many elements
 
 
+def columns_for(limit: int) -> int:
+    """Return how many columns a cache has at most while no row has a higher limit than this.
+
+    It grows by a quarter when a row looks back over more than seven eighths of them: 5/4 x 8/7.
+    """
+    return max(_COLUMNS, 10 * limit // 7 + 3 * _ALIGNMENT)
+
+
+def rows_for(rows: int) -> int:
+    """Return how many rows a cache has memory for at most while there are never more than so many."""
+    return rows + rows // 4
+
+
 class TargetCache:
     """Keys and values of the target side.
 
@@ -41,14 +54,19 @@ class TargetCache:
         self._first = 0  # column that the queries of the present step look at
         self._room = 0  # rows that there is memory for
         self._columns = _COLUMNS
-        self._memory: Tensor | None = None  # (layers, 2, rows, heads, slots, width)
+        self._memory: list[Tensor | None] = [None] * layers  # (2, rows, heads, slots, width) each
         self._visible: Tensor | None = None  # (rows, beams, slots), added to attention scores
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns that there is memory for."""
+        return self._room, self._columns
 
     def join(self, count: int, like: Tensor) -> Joining:
         """Make room for rows whose prompt ends at the present column; return what their prompt is written through."""
         first = self.rows
         self.rows += count
-        self._room = self._room if self.rows <= self._room else max(self.rows, 2 * self._room)
+        self._room = self._room if self.rows <= self._room else max(self.rows, rows_for(self._room))
         self.starts += [self.column - PROMPT] * count
         visible = self._visible = self._fitted_mask(like)
         visible[first : self.rows] = float("-inf")
@@ -59,11 +77,11 @@ class TargetCache:
     def write(self, layer: int, new: KeysValues, rows: slice, slots: slice) -> Tensor:
         """Write keys and values into slots of a layer; return its memory ``(2, rows, heads, slots, width)``."""
         _, heads, _, width = new.keys.shape
-        wanted = (self.layers, 2, self._room, heads, self._columns * self.beams, width)
-        memory = self._memory = _fitted(self._memory, wanted, new.keys)
-        memory[layer, 0, rows, :, slots] = new.keys
-        memory[layer, 1, rows, :, slots] = new.values
-        return memory[layer]
+        wanted = (2, self._room, heads, self._columns * self.beams, width)
+        memory = self._memory[layer] = _fitted(self._memory[layer], wanted, new.keys)
+        memory[0, rows, :, slots] = new.keys
+        memory[1, rows, :, slots] = new.values
+        return memory
 
     def begin_step(self) -> Tensor | None:
         """Start a column: return the mask of the step, as `DecoderCall.visible`, or `None` when nothing is hidden."""
@@ -94,10 +112,11 @@ class TargetCache:
 
     def move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
         """Keep the first `rows` rows, after copying each ``(to, from)``."""
-        if moves and self._memory is not None:
+        if moves:
             to, source = (list(side) for side in zip(*moves, strict=True))
             used = self._slots(min(self.starts), self.column)
-            self._memory[:, :, to, :, used] = self._memory[:, :, source, :, used]
+            for memory in self._held():
+                memory[:, to, :, used] = memory[:, source, :, used]
             self._mask()[to] = self._mask()[source]
             for a, b in moves:
                 self.starts[a] = self.starts[b]
@@ -105,7 +124,10 @@ class TargetCache:
         del self.starts[rows:]
         if not rows:  # what one long row needed is not kept for ever
             self.column, self._columns, self._room = PROMPT, _COLUMNS, 0
-            self._memory = self._visible = None
+            self._memory, self._visible = [None] * self.layers, None
+
+    def _held(self) -> list[Tensor]:
+        return [memory for memory in self._memory if memory is not None]
 
     def _slots(self, first: int, last: int) -> slice:
         """Return the slots of the columns from `first` to before `last`."""
@@ -119,20 +141,24 @@ class TargetCache:
         return _fitted(self._visible, (self._room, self.beams, self._columns * self.beams), like, fill=float("-inf"))
 
     def _make_room(self) -> None:
-        """Drop the columns that no row looks at, or double the memory, when the last column is reached."""
+        """Drop the columns that no row looks at, or make more, when the last column is reached."""
         if self.column < self._columns:
             return
         unused = min(self.starts)
-        if unused < self._columns // 2:
-            self._columns *= 2
+        span = self.column - unused
+        if 8 * unused < self._columns:
+            self._columns = _aligned(self._columns * 5 // 4)
             self._visible = self._fitted_mask(self._mask())
             return
-        kept, old = self._slots(0, self.column - unused), self._slots(unused, self.column)
-        for memory in (self._memory, self._visible):
+        kept, old = self._slots(0, span), self._slots(unused, self.column)
+        self._columns = min(self._columns, max(_COLUMNS, _aligned(span * 5 // 4)))
+        self._room = min(self._room, rows_for(self.rows))
+        size = self._columns * self.beams
+        for layer, memory in enumerate(self._memory):
             if memory is not None:
-                slots = memory.movedim(-1 if memory is self._visible else -2, 0)
-                slots[kept] = slots[old].clone()
-        self._mask()[:, :, kept.stop :] = float("-inf")
+                self._memory[layer] = _shifted(memory, 1, -2, self._room, size, kept, old)
+        self._visible = _shifted(self._mask(), 0, -1, self._room, size, kept, old)
+        self._visible[:, :, kept.stop :] = float("-inf")
         self.starts = [start - unused for start in self.starts]
         self.column -= unused
 
@@ -147,6 +173,23 @@ class Joining:
         """Write the prompt in a layer; it looks at nothing else."""
         self._cache.write(layer, new, self._rows, self._slots)
         return new
+
+
+def _aligned(columns: int) -> int:
+    return -(-columns // _ALIGNMENT) * _ALIGNMENT
+
+
+def _shifted(memory: Tensor, rows_at: int, slots_at: int, rows: int, slots: int, kept: slice, old: slice) -> Tensor:
+    """Return memory whose `old` slots are at `kept`, of fewer rows and slots where there were more than are wanted."""
+    moved = memory.movedim(slots_at, 0)
+    if memory.shape[rows_at] <= rows and memory.shape[slots_at] <= slots:
+        moved[kept] = moved[old].clone()
+        return memory
+    shape = list(memory.shape)
+    shape[rows_at], shape[slots_at] = min(shape[rows_at], rows), min(shape[slots_at], slots)
+    smaller = memory.new_zeros(shape)
+    smaller.movedim(slots_at, 0)[kept] = moved[old].narrow(rows_at + 1, 0, shape[rows_at])  # slots are in front
+    return smaller
 
 
 def _fitted(held: Tensor | None, wanted: tuple[int, ...], like: Tensor, *, fill: float = 0.0) -> Tensor:
@@ -164,53 +207,64 @@ class SourceMemory:
     """Keys and values of the encoder's output by decoder layer, for the rows being decoded."""
 
     def __init__(self) -> None:
-        self._memory: Tensor | None = None  # (layers, 2, rows, heads, positions, width)
+        self._memory: list[Tensor] = []  # (2, rows, heads, positions, width) each
         self._lengths: list[int] = []
         self.visible: Tensor | None = None
         """As `DecoderCall.source_visible`."""
 
+    @property
+    def size(self) -> int:
+        """Rows times positions that there is memory for."""
+        if not self._memory:
+            return 0
+        each, _, heads, _, width = self._memory[0].shape
+        return self._memory[0].untyped_storage().nbytes() // (each * heads * width * self._memory[0].itemsize)
+
     def layer(self, number: int) -> KeysValues:
         """Return what the queries of a layer attend to."""
-        assert self._memory is not None, "a row has joined"
         keys, values = self._memory[number]
         return KeysValues(keys, values)
 
     def join(self, layers: Sequence[KeysValues], visible: Tensor | None, lengths: Sequence[int]) -> None:
         """Add rows of sources of these lengths; the shorter of the two sides is padded."""
-        new = torch.stack([torch.stack(layer) for layer in layers])
-        old = self._memory
-        if old is None:
-            self._memory, self.visible, self._lengths = new, visible, list(lengths)
+        if not self._memory:
+            self._memory = [torch.stack(layer) for layer in layers]
+            self.visible, self._lengths = visible, list(lengths)
             return
-        length = max(old.shape[-2], new.shape[-2])
-        memory = torch.cat([_lengthened(side, length) for side in (old, new)], dim=2)
-        if visible is not None or self.visible is not None or old.shape[-2] != new.shape[-2]:
-            self.visible = torch.cat([_visible(self.visible, old, length), _visible(visible, new, length)])
-        self._memory, self._lengths = memory, [*self._lengths, *lengths]
+        before, coming = self._memory[0], layers[0].keys
+        length = max(before.shape[-2], coming.shape[-2])
+        if visible is not None or self.visible is not None or before.shape[-2] != coming.shape[-2]:
+            self.visible = torch.cat([_visible(self.visible, before, length), _visible(visible, coming, length)])
+        rows = before.shape[1]
+        for number, (old, new) in enumerate(zip(self._memory, layers, strict=True)):
+            each, _, heads, _, width = old.shape
+            memory = old.new_zeros(each, rows + coming.shape[0], heads, length, width)
+            memory[:, :rows, :, : old.shape[-2]] = old
+            memory[0, rows:, :, : new.keys.shape[-2]] = new.keys
+            memory[1, rows:, :, : new.keys.shape[-2]] = new.values
+            self._memory[number] = memory
+        self._lengths = [*self._lengths, *lengths]
 
     def move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
         """Keep the first `rows` rows, after copying each ``(to, from)``."""
-        if not rows or self._memory is None:
-            self._memory, self.visible, self._lengths = None, None, []
+        if not rows or not self._memory:
+            self._memory, self.visible, self._lengths = [], None, []
             return
         for a, b in moves:
             self._lengths[a] = self._lengths[b]
         del self._lengths[rows:]
+        longest = max(self._lengths)  # a long sentence that left must not cost those that stay
         if moves:
             to, source = (list(side) for side in zip(*moves, strict=True))
-            self._memory[:, :, to] = self._memory[:, :, source]
+            for memory in self._memory:
+                memory[:, to] = memory[:, source]
             if self.visible is not None:
                 self.visible[to] = self.visible[source]
-        longest = max(self._lengths)  # a long sentence that left must not cost those that stay
-        self._memory = self._memory[:, :, :rows, :, :longest]
+        self._memory = [memory[:, :rows, :, :longest] for memory in self._memory]
         self.visible = None if self.visible is None else self.visible[:rows, ..., :longest]
 
 
-def _lengthened(memory: Tensor, length: int) -> Tensor:
-    return functional.pad(memory, (0, 0, 0, length - memory.shape[-2]))
-
-
 def _visible(visible: Tensor | None, memory: Tensor, length: int) -> Tensor:
-    rows, positions = memory.shape[2], memory.shape[-2]
+    rows, positions = memory.shape[-4], memory.shape[-2]
     shown = memory.new_zeros(rows, 1, 1, positions) if visible is None else visible
     return functional.pad(shown, (0, length - positions), value=float("-inf"))

@@ -15,6 +15,7 @@ from torch import Tensor
 from nllb_prune.errors import UsageError
 from nllb_prune.generation.cache import PROMPT, SourceMemory, TargetCache
 from nllb_prune.generation.candidates import best_continuations
+from nllb_prune.generation.footprint import Held, Rows
 from nllb_prune.generation.search import Hypothesis, Search, SearchSettings, new_search
 from nllb_prune.model.blocks import Blocks, DecoderCall, encode, hide, keep_by_token
 from nllb_prune.tokenization import pad
@@ -67,6 +68,16 @@ class DecodingLoop:
     def longest(self) -> int:
         """Tokens of the longest source being translated; the others take as much memory."""
         return max((len(row.sentence.source) for row in self._rows), default=0)
+
+    @property
+    def in_flight(self) -> Rows:
+        """Sentences being translated, the longest source and the highest limit."""
+        return Rows(len(self), self.longest, max((row.sentence.limit for row in self._rows), default=0))
+
+    @property
+    def held(self) -> Held:
+        """What there is memory for."""
+        return Held(*self._cache.size, self._source.size)
 
     @torch.inference_mode()
     def add(self, sentences: Sequence[Sentence]) -> dict[Hashable, list[Hypothesis]]:
