@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nllb_prune.model.streamed import load_streamed
     from nllb_prune.planning.measured import Decisions, plan_measured
     from nllb_prune.planning.plan import plan
+    from nllb_prune.serving.translator import Translator
 
 _HOMES = {
     "Decisions": "planning.measured",
@@ -40,6 +41,7 @@ _HOMES = {
     "ParallelText": "corpus",
     "SearchSettings": "generation.search",
     "Translation": "generation.translate",
+    "Translator": "serving.translator",
     "calibrate": "calibration.calibrate",
     "clear_masks": "model.routing",
     "evaluate": "evaluation.evaluate",
@@ -67,6 +69,7 @@ __all__ = [
     "ParallelText",
     "SearchSettings",
     "Translation",
+    "Translator",
     "UsageError",
     "__version__",
     "calibrate",

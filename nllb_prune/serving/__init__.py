@@ -1,0 +1,1 @@
+"""Translation as a service: which experts are in memory when, and which sentences run together."""

@@ -1,0 +1,102 @@
+"""Texts to sentences of tokens, and translations of sentences to translations of texts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nllb_prune.generation.search import Hypothesis
+from nllb_prune.generation.translate import Translation
+from nllb_prune.long_sentences import shortened
+from nllb_prune.segmentation import Segmented, divided, has_words, segment
+from nllb_prune.tokenization import encode
+
+_SPECIAL = 2
+"""Language token and `</s>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TranslatedText:
+    """The translation of a text."""
+
+    text: str
+    alternatives: tuple[str, ...]
+    """Further translations of the whole text, the next best of every sentence put together."""
+    sentences: tuple[tuple[Translation, ...], ...]
+    """Translations of each sentence, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A text in sentences, and the tokens of those that there is something to translate in."""
+
+    segmented: Segmented
+    tokens: tuple[tuple[int, ...] | None, ...]
+    """Of each piece; `None` for one that stays as it is."""
+
+
+class Texts:
+    """Cuts, encodes and decodes texts; safe to be used by several threads, which tokenizers are not.
+
+    Args:
+        tokenizer: Of the model.
+        longest: Most tokens of a sentence, those around it included; longer ones are cut.
+    """
+
+    def __init__(self, tokenizer: Any, *, longest: int) -> None:
+        self._tokenizer, self._longest = tokenizer, longest
+        self._one_at_a_time = threading.Lock()
+
+    def prepare(self, text: str, source: str, *, whole: bool) -> Prepared:
+        """Cut a text into sentences, or take it `whole` as one, and encode them."""
+        segmented = _as_one(text) if whole else segment(text, source)
+        segmented = shortened(segmented, longest=self._longest - _SPECIAL, length=self._lengths)
+        worded = [_readable(piece.text) for piece in segmented.pieces if has_words(piece.text)]
+        with self._one_at_a_time:
+            encoded = iter(encode(self._tokenizer, worded, source))
+        return Prepared(
+            segmented, tuple(tuple(next(encoded)) if has_words(piece.text) else None for piece in segmented.pieces)
+        )
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        with self._one_at_a_time:
+            found = self._tokenizer(
+                list(map(_readable, texts)), add_special_tokens=False, split_special_tokens=True
+            ).input_ids
+        return [len(ids) for ids in found]
+
+    def decode(self, hypotheses: Sequence[Hypothesis]) -> tuple[Translation, ...]:
+        """Return the translations of a sentence."""
+        with self._one_at_a_time:
+            texts = self._tokenizer.batch_decode([h.tokens for h in hypotheses], skip_special_tokens=True)
+        return tuple(
+            Translation(text.strip(), h.log_probability, h.mean_log_probability, h.score, h.ended)
+            for text, h in zip(texts, hypotheses, strict=True)
+        )
+
+
+def unchanged(text: str) -> tuple[Translation, ...]:
+    """Return what stands for the translation of a sentence that stays as it is."""
+    return (Translation(text, 0.0, 0.0, 0.0, True),)
+
+
+def assembled(
+    prepared: Prepared, sentences: Sequence[tuple[Translation, ...]], *, target: str, alternatives: int
+) -> TranslatedText:
+    """Put the translations of a text's sentences together."""
+    wholes = [
+        prepared.segmented.joined([each[min(rank, len(each) - 1)].text for each in sentences], target=target)
+        for rank in range(alternatives)
+    ]
+    return TranslatedText(wholes[0], tuple(dict.fromkeys(wholes[1:])), tuple(sentences))
+
+
+def _readable(text: str) -> str:
+    """Return a text with a sign in place of each lone surrogate, which tokenizers refuse."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _as_one(text: str) -> Segmented:
+    return divided(text, [len(text)])
