@@ -25,9 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_model(parser)
     add_stream(parser)
+    parser.set_defaults(usage_error=parser.error)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="sentences; without any, lines of --input are read")
-    parser.add_argument("--source", required=True, help="language of the text, as in `eng_Latn` or `en`")
-    parser.add_argument("--target", required=True, help="language to translate into")
+    parser.add_argument("--source", help="language of the text, as in `eng_Latn` or `en`")
+    parser.add_argument("--target", help="language to translate into")
     parser.add_argument("--masks", type=Path, metavar="FILE", help="use only the experts of these masks")
     parser.add_argument("--beams", type=positive, default=1, help="1 (default) is greedy")
     parser.add_argument("--alternatives", type=positive, default=1, help="translations of each line, best first")
@@ -46,12 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="one JSON object a line: translations and log-probabilities"
     )
     parser.add_argument("--input", type=Path, metavar="FILE", help="one sentence a line (default: standard input)")
+    parser.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="instead of text and languages, texts of any length and any languages at once: one JSON object a line, "
+        "with `text`, `source` and `target`",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="with --requests: what weights and sentences in flight may take, as in 24GB; experts that do not fit come "
+        "and go (default: all are in memory)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="(default: standard output)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Translate and print."""
     from nllb_prune._files import write_text
+    from nllb_prune.cli._translate_requests import translate_requests
     from nllb_prune.generation.search import SearchSettings
     from nllb_prune.generation.translate import translations
     from nllb_prune.languages import language
@@ -65,6 +80,14 @@ def run(options: argparse.Namespace) -> None:
         length_penalty=options.length_penalty,
         early_stopping=_EARLY_STOPPING[options.early_stopping],
     )
+    if options.requests is not None:
+        _check_requests(options)
+        translate_requests(options, search)
+        return
+    if options.memory is not None:
+        raise UsageError("`--memory` must come with `--requests`, but comes without.")
+    if missing := [f"--{name}" for name in ("source", "target") if getattr(options, name) is None]:
+        options.usage_error(f"the following arguments are required: {', '.join(missing)} (or --requests)")
     source, target = language(options.source).code, language(options.target).code
     if options.texts and options.input:
         raise UsageError("The text must be TEXT or the lines of `--input`, but both are given.")
@@ -92,6 +115,13 @@ def run(options: argparse.Namespace) -> None:
         write_text(options.output, text)
     else:
         sys.stdout.write(text)
+
+
+def _check_requests(options: argparse.Namespace) -> None:
+    for name in ("texts", "source", "target", "input", "stream"):
+        if getattr(options, name):
+            what = "TEXT" if name == "texts" else f"`--{name}`"
+            raise UsageError(f"{what} must be left out with `--requests`, whose lines say it, but is given.")
 
 
 def _as_text(found: list[Translation]) -> str:

@@ -88,7 +88,7 @@ def translations(
     Raises:
         UsageError: on a language that the model or the masks lack, masks of another model, or memory that runs out.
     """
-    directions = _directions(len(texts), source, target)
+    directions = text_directions(len(texts), source, target)
     keep = _masks_by_direction(model, masks, directions)
     worded = [n for n, text in enumerate(texts) if text.strip()]
     found = [[Translation(text, 0.0, 0.0, 0.0, True)] * search.alternatives for text in texts]
@@ -113,7 +113,12 @@ def _translation(text: str, found: Hypothesis) -> Translation:
     return Translation(text.strip(), found.log_probability, found.mean_log_probability, found.score, found.ended)
 
 
-def _directions(count: int, source: str | Sequence[str], target: str | Sequence[str]) -> list[tuple[str, str]]:
+def text_directions(count: int, source: str | Sequence[str], target: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Return the direction of each text, given a language for all or one for each.
+
+    Raises:
+        UsageError: if there are not as many languages as texts.
+    """
     sides = []
     for name, side in (("source", source), ("target", target)):
         codes = [side] * count if isinstance(side, str) else list(side)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,23 @@ class TranslatedText:
 class Prepared:
     """A text in sentences, and the tokens of those that there is something to translate in."""
 
+    source: str
+    target: str
     segmented: Segmented
     tokens: tuple[tuple[int, ...] | None, ...]
     """Of each piece; `None` for one that stays as it is."""
+
+    def assembled(self, sentences: Sequence[tuple[Translation, ...]], *, alternatives: int) -> TranslatedText:
+        """Put the translations of all pieces together, so many of the whole."""
+        wholes = [
+            self.segmented.joined([each[min(rank, len(each) - 1)].text for each in sentences], target=self.target)
+            for rank in range(alternatives)
+        ]
+        return TranslatedText(wholes[0], tuple(dict.fromkeys(wholes[1:])), tuple(sentences))
+
+    def parts(self, sentences: Iterable[tuple[Translation, ...]]) -> Iterator[str]:
+        """Yield the best translation piece by piece; all that is yielded is the translation of the text."""
+        return self.segmented.parts((each[0].text for each in sentences), target=self.target)
 
 
 class Texts:
@@ -49,7 +63,7 @@ class Texts:
         self._tokenizer, self._longest = tokenizer, longest
         self._one_at_a_time = threading.Lock()
 
-    def prepare(self, text: str, source: str, *, whole: bool) -> Prepared:
+    def prepare(self, text: str, source: str, target: str, *, whole: bool) -> Prepared:
         """Cut a text into sentences, or take it `whole` as one, and encode them."""
         segmented = _as_one(text) if whole else segment(text, source)
         segmented = shortened(segmented, longest=self._longest - _SPECIAL, length=self._lengths)
@@ -57,7 +71,10 @@ class Texts:
         with self._one_at_a_time:
             encoded = iter(encode(self._tokenizer, worded, source))
         return Prepared(
-            segmented, tuple(tuple(next(encoded)) if has_words(piece.text) else None for piece in segmented.pieces)
+            source,
+            target,
+            segmented,
+            tuple(tuple(next(encoded)) if has_words(piece.text) else None for piece in segmented.pieces),
         )
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
@@ -80,17 +97,6 @@ class Texts:
 def unchanged(text: str) -> tuple[Translation, ...]:
     """Return what stands for the translation of a sentence that stays as it is."""
     return (Translation(text, 0.0, 0.0, 0.0, True),)
-
-
-def assembled(
-    prepared: Prepared, sentences: Sequence[tuple[Translation, ...]], *, target: str, alternatives: int
-) -> TranslatedText:
-    """Put the translations of a text's sentences together."""
-    wholes = [
-        prepared.segmented.joined([each[min(rank, len(each) - 1)].text for each in sentences], target=target)
-        for rank in range(alternatives)
-    ]
-    return TranslatedText(wholes[0], tuple(dict.fromkeys(wholes[1:])), tuple(sentences))
 
 
 def _readable(text: str) -> str:

@@ -17,7 +17,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.generation.decode import POSITIONS, ROWS
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import SearchSettings
-from nllb_prune.generation.translate import GREEDY, Translation, length_limit
+from nllb_prune.generation.translate import GREEDY, Translation, length_limit, text_directions
 from nllb_prune.languages import Direction, language
 from nllb_prune.masks import MaskSet
 from nllb_prune.planning.memory import parse_memory
@@ -27,7 +27,7 @@ from nllb_prune.serving.opening import Opened, Settings, open_model
 from nllb_prune.serving.runner import Kind, Request
 from nllb_prune.serving.service import Service, results
 from nllb_prune.serving.sides import joining, staying
-from nllb_prune.serving.texts import Prepared, Texts, TranslatedText, assembled, unchanged
+from nllb_prune.serving.texts import Prepared, Texts, TranslatedText, unchanged
 from nllb_prune.tokenization import MAX_LENGTH, language_id
 
 _LONG = 64
@@ -134,8 +134,8 @@ class Translator:
     def translate(
         self,
         texts: Sequence[str],
-        source: str,
-        target: str,
+        source: str | Sequence[str],
+        target: str | Sequence[str],
         *,
         search: SearchSettings = GREEDY,
         whole: bool = False,
@@ -144,8 +144,8 @@ class Translator:
 
         Args:
             texts: Of any length; sentences are translated each on its own, and white space between them stays.
-            source: Language of the texts, under any of its names.
-            target: Language to translate into.
+            source: Language of the texts, or of each, under any of its names.
+            target: Language to translate into, or of each.
             search: Greedy or beam search, and how many alternatives.
             whole: Takes each text as one sentence.
 
@@ -155,13 +155,13 @@ class Translator:
         """
         prepared, submitted = self._submit(texts, source, target, search, whole=whole)
         found = iter(results(future for each in submitted for future in each if future is not None))
-        return self._assembled(prepared, submitted, found, target, search)
+        return self._assembled(prepared, submitted, found, search)
 
     async def translate_async(
         self,
         texts: Sequence[str],
-        source: str,
-        target: str,
+        source: str | Sequence[str],
+        target: str | Sequence[str],
         *,
         search: SearchSettings = GREEDY,
         whole: bool = False,
@@ -175,7 +175,7 @@ class Translator:
             for future in waiting:
                 future.cancel()
             raise
-        return await asyncio.to_thread(self._assembled, prepared, submitted, found, target, search)
+        return await asyncio.to_thread(self._assembled, prepared, submitted, found, search)
 
     def stream(self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY) -> Iterator[str]:
         """Translate a text and yield its translation sentence by sentence, as they are finished, in order.
@@ -184,9 +184,7 @@ class Translator:
         """
         [prepared], [futures] = self._submit([text], source, target, search, whole=False)
         try:
-            yield from prepared.segmented.parts(
-                (self._sentence(prepared, n, future)[0].text for n, future in enumerate(futures)), target=target
-            )
+            yield from prepared.parts(self._sentence(prepared, n, future) for n, future in enumerate(futures))
         finally:
             for future in futures:
                 if future is not None:
@@ -204,28 +202,44 @@ class Translator:
             await asyncio.to_thread(iterator.close)  # type: ignore[attr-defined]
 
     def _submit(
-        self, texts: Sequence[str], source: str, target: str, search: SearchSettings, *, whole: bool
+        self,
+        texts: Sequence[str],
+        source: str | Sequence[str],
+        target: str | Sequence[str],
+        search: SearchSettings,
+        *,
+        whole: bool,
     ) -> tuple[list[Prepared], list[_Sentences]]:
         """Cut and encode texts, and let their sentences wait for their turns."""
-        source, target = language(source).code, language(target).code
-        self._opened.sides.check(source, target)
+        directions = self._directions(len(texts), source, target)
         if search.beams > self._beams:
             raise UsageError(
                 f"`beams` must be at most {self._beams}, for which memory was divided, but is {search.beams} instead."
             )
-        prepared = [self._texts.prepare(text, source, whole=whole) for text in texts]
-        jobs = [self._job(ids, source, target, search) for each in prepared for ids in each.tokens if ids is not None]
+        prepared = [
+            self._texts.prepare(text, *direction, whole=whole)
+            for text, direction in zip(texts, directions, strict=True)
+        ]
+        jobs = [self._job(ids, each, search) for each in prepared for ids in each.tokens if ids is not None]
         futures = iter(self._service.submit(jobs))
         self._submitted += len(jobs)
         return prepared, [[None if ids is None else next(futures) for ids in each.tokens] for each in prepared]
 
-    def _job(self, ids: Sequence[int], source: str, target: str, search: SearchSettings) -> Job:
-        opened, sides = self._opened, self._opened.sides.of(source, target)
+    def _directions(self, count: int, source: str | Sequence[str], target: str | Sequence[str]) -> list[Direction]:
+        """Return the direction of each text, all of which are served."""
+        named = text_directions(count, source, target)
+        codes = {each: (language(each[0]).code, language(each[1]).code) for each in dict.fromkeys(named)}
+        for direction in codes.values():
+            self._opened.sides.check(*direction)
+        return [codes[each] for each in named]
+
+    def _job(self, ids: Sequence[int], text: Prepared, search: SearchSettings) -> Job:
+        opened, sides = self._opened, self._opened.sides.of(text.source, text.target)
         key = next(self._keys)
         sentence = Sentence(
             key=key,
             source=ids,
-            language=language_id(opened.tokenizer, target),
+            language=language_id(opened.tokenizer, text.target),
             limit=length_limit(len(ids)),
             keep=opened.sides.keep(sides, opened.device),
         )
@@ -247,7 +261,6 @@ class Translator:
         prepared: Sequence[Prepared],
         submitted: Sequence[_Sentences],
         found: Iterator[Any],
-        target: str,
         search: SearchSettings,
     ) -> list[TranslatedText]:
         """Put texts together, given the hypotheses of all sentences that were submitted."""
@@ -257,7 +270,7 @@ class Translator:
                 unchanged(piece.text) if future is None else self._texts.decode(next(found)[: search.alternatives])
                 for piece, future in zip(each.segmented.pieces, futures, strict=True)
             ]
-            texts.append(assembled(each, sentences, target=language(target).code, alternatives=search.alternatives))
+            texts.append(each.assembled(sentences, alternatives=search.alternatives))
         return texts
 
     def figures(self) -> Figures:
