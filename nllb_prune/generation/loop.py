@@ -92,7 +92,8 @@ class DecodingLoop:
         try:
             return self._add(sentences)
         except BaseException:
-            self._cache.move([], len(self._rows))  # as if they had never come
+            for memory in (self._cache, self._source):
+                memory.move([], len(self._rows))  # as if they had never come
             raise
 
     def _check(self, sentences: Sequence[Sentence]) -> None:

@@ -149,7 +149,10 @@ class ModelRunner:
                 self._loops[kind] = DecodingLoop(self._blocks, kind.search, device=self._device)
             self._jobs.update({job.key: job for job in each})
             loop = self._loops[kind]
-            outcomes += self._outcomes(partial(loop.add, [_request(job).sentence for job in each]), each)
+            found = self._outcomes(partial(loop.add, [_request(job).sentence for job in each]), each)
+            if any(outcome.error is not None for outcome in found):
+                loop.cancel([job.key for job in each])  # whatever of them came in
+            outcomes += found
         return outcomes
 
     def step(self) -> list[Outcome]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from nllb_prune.errors import UsageError
-from nllb_prune.generation.cache import TargetCache
+from nllb_prune.generation.cache import SourceMemory, TargetCache
 from nllb_prune.generation.loop import DecodingLoop
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.model.blocks import blocks_of
@@ -241,6 +241,29 @@ def test_rows_that_could_not_join_leave_no_trace(blocks, mixed_sentences, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(type(blocks.decoder[-1]), "__call__", fail)
+        with pytest.raises(MemoryError):
+            loop.add(mixed_sentences[3:6])
+    while len(loop):
+        found |= loop.step()
+    same(found, expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_sources_that_could_not_all_be_written_leave_no_trace(blocks, mixed_sentences, monkeypatch, layers):
+    """Memory may run out after some layers have room for the new rows and others have not."""
+    expected = alone(blocks, SearchSettings(), mixed_sentences[:3])
+    loop = DecodingLoop(blocks, SearchSettings())
+    found = loop.add(mixed_sentences[:3]) | loop.step()
+    real = SourceMemory.join
+
+    def fail(self, made, visible, lengths):
+        before, held = list(self._memory), list(self._lengths)
+        real(self, made, visible, lengths)
+        self._memory[layers:], self._lengths = before[layers:], held
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceMemory, "join", fail)
         with pytest.raises(MemoryError):
             loop.add(mixed_sentences[3:6])
     while len(loop):
