@@ -1,19 +1,23 @@
 """How much of the memory goes to what: dense weights, slots for experts, and what sentences in flight need.
 
 The rule: the dense weights and the routers are always there; what sentences in flight need is reserved; slots take the
-rest, up to one for every expert that any language uses. Each layer gets as many slots as bring it the same part of the
-way from the fewest it can do with to one for each.
+rest, up to one for every expert that any language uses. The stacks whose experts a sentence needs until it is finished
+come first, until they hold four languages: sentences of others wait for that room the longest. What is left brings each
+layer the same part of the way to a slot for each expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from nllb_prune.errors import UsageError
 from nllb_prune.expert_mask import ExpertMask, size, union
 from nllb_prune.planning.memory import show_bytes
 from nllb_prune.serving.residency import Side, side_name
+
+_LANGUAGES = 4
+"""Of the largest size, that stacks of `Needs.staying` hold before others get more than one."""
 
 Counts = dict[str, tuple[int, ...]]
 """Experts or slots of each sparse layer, by stack."""
@@ -54,6 +58,8 @@ class Needs:
     """For one sentence of the greatest length alone."""
     usual_working: int
     """For a batch of usual sentences."""
+    staying: frozenset[str]
+    """Stacks whose experts a sentence needs until it is finished."""
     largest: tuple[Side, ...]
     """The side of each stack that has the most experts."""
 
@@ -113,14 +119,23 @@ def plan_memory(needs: Needs, memory: int | None) -> MemoryPlan:
 
 
 def _slots(needs: Needs, memory: int) -> Counts:
-    """Return the slots that fit: each layer goes the same part of the way from the least to the most."""
-    least, most = needs.experts(needs.least), needs.experts(needs.most)
-    way = 1.0 if memory >= most else max(0, memory - least) / max(1, most - least)
+    """Return the slots that fit."""
+    several = {
+        stack: tuple(min(_LANGUAGES * low, high) for low, high in zip(least, needs.most[stack], strict=True))
+        for stack, least in needs.least.items()
+        if stack in needs.staying
+    }
+    first = _between(needs, needs.least, {**needs.least, **several}, memory)
+    return _between(needs, first, needs.most, memory)
 
-    def between(low: Sequence[int], high: Sequence[int]) -> tuple[int, ...]:
-        return tuple(a + int((b - a) * way) for a, b in zip(low, high, strict=True))
 
-    return {stack: between(needs.least[stack], needs.most[stack]) for stack in needs.least}
+def _between(needs: Needs, low: Counts, high: Counts, memory: int) -> Counts:
+    """Return what fits between two counts: each layer goes the same part of the way from one to the other."""
+    least, most = needs.experts(low), needs.experts(high)
+    done, whole = max(0, min(memory, most) - least), max(1, most - least)
+    return {
+        stack: tuple(a + (b - a) * done // whole for a, b in zip(low[stack], high[stack], strict=True)) for stack in low
+    }
 
 
 def _too_little(needs: Needs, memory: int) -> UsageError:

@@ -26,7 +26,7 @@ from nllb_prune.serving.memory import MemoryPlan, Needs, counts_of, largest_side
 from nllb_prune.serving.residency import Arrival, Residency, Side
 from nllb_prune.serving.runner import ModelRunner, Room
 from nllb_prune.serving.scheduler import Scheduler
-from nllb_prune.serving.sides import LanguageSides
+from nllb_prune.serving.sides import LanguageSides, staying
 from nllb_prune.tokenization import known_languages
 
 _USUAL = Rows(32, 64, length_limit(64))
@@ -161,5 +161,6 @@ def _needs(
         most=most,
         least_working=each.cache(Rows(), one) + each.workspace(Rows(), one),
         usual_working=each.cache(Rows(), _USUAL) + each.workspace(Rows(), _USUAL),
+        staying=frozenset(stack for stack, _ in staying(tuple(sides.masks))),
         largest=largest_sides(sides.masks),
     )

@@ -58,10 +58,13 @@ class Scheduler:
         self._in_use: Counter[Side] = Counter()
         self._coming: Swap | None = None
         self._usual = 0.0  # seconds that those who joined lately had waited
+        self._waiting: dict[int, Job] = {}  # in the order in which they came
+        self._split: tuple[list[_Group], list[_Group]] | None = None  # see `_here_and_absent`
+        self._stuck = False  # nothing could be brought in, and nothing has changed since
 
     def __len__(self) -> int:
         """Return how many sentences wait."""
-        return sum(len(group.jobs) for group in self._groups.values())
+        return len(self._waiting)
 
     @property
     def coming(self) -> Swap | None:
@@ -70,22 +73,33 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Let a sentence wait."""
-        group = self._groups.setdefault(job.sides, _Group(job.sides))
-        group.jobs[job.key] = job
+        if job.sides not in self._groups:
+            self._groups[job.sides] = _Group(job.sides)
+            self._changed()
+        group = self._groups[job.sides]
+        self._waiting[job.key] = group.jobs[job.key] = job
         group.arrivals += job.arrived
 
     def joinable(self, now: float) -> Iterator[Job]:
         """Yield the sentences that may join, the oldest first; `joined` is told of them when all are chosen."""
         blocked = self._first_overdue(now)
-        resident = (group for group in self._groups.values() if self._resident(group))
-        yield from merge(*(self._allowed(group, blocked) for group in resident), key=lambda job: job.key)
+        resident, _ = self._here_and_absent()
+        allowed = [group.jobs.values() for group in resident] if blocked is None else self._beside(blocked, resident)
+        yield from merge(*allowed, key=lambda job: job.key)
 
-    def _allowed(self, group: _Group, blocked: Job | None) -> Iterable[Job]:
-        """Return the sentences of a group that stand in nobody's way; older ones than the first overdue never do."""
-        jobs = group.jobs.values()
-        if blocked is None or self.residency.fits([*blocked.sides, *group.sides, *self._in_use]):
-            return jobs
-        return [job for job in jobs if job.key < blocked.key]
+    def _beside(self, blocked: Job, groups: list[_Group]) -> Iterator[Iterable[Job]]:
+        """Yield the sentences of each group that stand in nobody's way; older ones than the first overdue never do.
+
+        Of the others, groups are let in one after the other, as long as all of them leave room together.
+        """
+        staying = {*blocked.sides, *self._in_use}  # an encoder's experts may leave as soon as a sentence has joined
+        for group in sorted(groups, key=lambda group: group.oldest().key):
+            more = staying.union(group.oldest().staying)
+            if self.residency.fits(more):
+                staying = more
+                yield group.jobs.values()
+            else:
+                yield [job for job in group.jobs.values() if job.key < blocked.key]
 
     @property
     def overdue_after(self) -> float:
@@ -112,6 +126,7 @@ class Scheduler:
         for side in job.staying:
             if not self._in_use[side]:
                 del self._in_use[side]
+                self._stuck = False
         return job
 
     def next_swap(self, now: float) -> Swap | None:
@@ -120,22 +135,25 @@ class Scheduler:
             return None
         overdue = self._first_overdue(now)
         if overdue is not None:
-            self._coming = self._bring(overdue.sides, keep=self._wanted(before=overdue.key)) or self._bring(
-                overdue.sides
-            )
-        else:
-            keep = self._wanted()
-            for group in self._most_wanted(now):
-                self._coming = self._bring(group.sides, keep=keep)
-                if self._coming is not None:
-                    break
+            self._coming = self._bring(overdue.sides, keep=self._wanted(before=overdue.key))
+        elif not self._stuck:
+            self._coming = self._bring_most_wanted(now)
+            self._stuck = self._coming is None
+        if self._coming is not None:
+            self._changed()
         return self._coming
+
+    def _bring_most_wanted(self, now: float) -> Swap | None:
+        keep = self._wanted()
+        found = (self._bring(group.sides, keep=keep) for group in self._most_wanted(now))
+        return next((swap for swap in found if swap is not None), None)
 
     def swapped(self, swap: Swap, arrival: Arrival) -> None:
         """Take note of what came of a swap."""
         assert swap is self._coming, "one swap at a time"
         self._coming = None
         self.residency.arrived(swap, arrival)
+        self._changed()
 
     def waiting_for(self, sides: Iterable[Side]) -> list[Job]:
         """Return the sentences that wait for any of some sides."""
@@ -147,36 +165,51 @@ class Scheduler:
 
     def _most_wanted(self, now: float) -> Iterator[_Group]:
         """Yield groups whose sides are not in, those first that have waited most for each expert to bring in."""
-        absent = [group for group in self._groups.values() if not self._resident(group)]
+        _, absent = self._here_and_absent()
         longest = nlargest(_CANDIDATES, absent, key=lambda group: (group.waited(now), -group.oldest().key))
         gain = {group.sides: group.waited(now) / self.residency.missing(group.sides) for group in longest}
         yield from sorted(longest, key=lambda group: (-gain[group.sides], group.oldest().key))
 
     def _wanted(self, *, before: int | None = None) -> list[Side]:
         """Return the sides, all in, that sentences still wait to join with: all, or those that came before another."""
-        groups = (group for group in self._groups.values() if before is None or group.oldest().key < before)
-        return list(dict.fromkeys(side for group in groups if self._resident(group) for side in group.sides))
+        here, _ = self._here_and_absent()
+        groups = (group for group in here if before is None or group.oldest().key < before)
+        return list(dict.fromkeys(side for group in groups for side in group.sides))
 
     def _first_overdue(self, now: float) -> Job | None:
         """Return the oldest sentence that is overdue and whose sides are not in."""
-        late = [group.oldest() for group in self._groups.values() if not self._resident(group)]
-        late = [job for job in late if now - job.arrived >= self.overdue_after]
-        return min(late, key=lambda job: job.key, default=None)
+        late = now - self.overdue_after
+        for job in self._waiting.values():
+            if job.arrived > late:
+                return None
+            if not all(map(self.residency.resident, job.sides)):
+                return job
+        return None
+
+    def _here_and_absent(self) -> tuple[list[_Group], list[_Group]]:
+        """Return the groups whose sides are all in, and the others; both are looked up anew only after a change."""
+        if self._split is None:
+            self._split = [], []
+            for group in self._groups.values():
+                self._split[not self._resident(group)].append(group)
+        return self._split
+
+    def _changed(self) -> None:
+        self._split, self._stuck = None, False
 
     def _resident(self, group: _Group) -> bool:
         return all(map(self.residency.resident, group.sides))
 
     def _forget(self, job: Job) -> None:
         group = self._groups[job.sides]
-        del group.jobs[job.key]
+        del group.jobs[job.key], self._waiting[job.key]
         group.arrivals -= job.arrived
         if not group.jobs:
             del self._groups[job.sides]
+            self._changed()
 
     def _cancelled(self, key: int) -> Job | None:
-        for group in self._groups.values():
-            if key in group.jobs:
-                job = group.jobs[key]
-                self._forget(job)
-                return job
-        return None
+        job = self._waiting.get(key)
+        if job is not None:
+            self._forget(job)
+        return job

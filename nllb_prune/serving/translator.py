@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -117,7 +118,7 @@ class Translator:
         self._opened: Opened = open_model(model, masks, settings, dtype=dtype, device=device)
         self._beams = beams
         self._texts = Texts(self._opened.tokenizer, longest=longest)
-        self._keys = itertools.count()
+        self._keys, self._in_order = itertools.count(), threading.Lock()
         self._submitted = 0
         self._service = Service(self._opened.engine)
 
@@ -220,9 +221,10 @@ class Translator:
             self._texts.prepare(text, *direction, whole=whole)
             for text, direction in zip(texts, directions, strict=True)
         ]
-        jobs = [self._job(ids, each, search) for each in prepared for ids in each.tokens if ids is not None]
-        futures = iter(self._service.submit(jobs))
-        self._submitted += len(jobs)
+        with self._in_order:
+            jobs = [self._job(ids, each, search) for each in prepared for ids in each.tokens if ids is not None]
+            futures = iter(self._service.submit(jobs))
+            self._submitted += len(jobs)
         return prepared, [[None if ids is None else next(futures) for ids in each.tokens] for each in prepared]
 
     def _directions(self, count: int, source: str | Sequence[str], target: str | Sequence[str]) -> list[Direction]:

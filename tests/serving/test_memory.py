@@ -23,6 +23,7 @@ def needs(**changed):
         "most": most,
         "least_working": 100,
         "usual_working": 400,
+        "staying": frozenset({"decoder"}),
         "largest": largest_sides(MASKS),
     }
     return Needs(**usual | changed)
@@ -54,6 +55,13 @@ def test_what_experts_leave_over_is_for_sentences():
     plan = plan_memory(needs(), 5000)
     assert (plan.slots, plan.paged) == (needs().most, False)
     assert plan.working == 5000 - 1000 - plan.experts
+
+
+def test_what_sentences_need_until_they_are_finished_gets_slots_first():
+    least, most = {"encoder": (3,), "decoder": (3,)}, {"encoder": (30,), "decoder": (30,)}
+    each = needs(least=least, most=most, expert={"encoder": 10, "decoder": 10}, usual_working=100)
+    slots = [plan_memory(each, each.minimum + 10 * more).slots for more in (0, 5, 9, 19, 54)]
+    assert [(each["encoder"][0], each["decoder"][0]) for each in slots] == [(3, 3), (3, 8), (3, 12), (9, 16), (30, 30)]
 
 
 @given(st.integers(1240, 3000), st.integers(100, 1000))

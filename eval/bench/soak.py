@@ -1,0 +1,128 @@
+"""Translate many requests of mixed languages within a small memory, and watch memory and answers.
+
+See `README.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from eval.bench.near_ties import near_tie
+from eval.bench.serving import plan_masks
+from nllb_prune import MaskSet, ParallelText, Translator, load_model, load_tokenizer, translations
+from nllb_prune.generation.translate import Translation
+from nllb_prune.languages import Direction
+from nllb_prune.model.source import embedded_text
+
+Request = tuple[str, str, str]
+"""Sentence, source, target."""
+
+
+def draw(directions: Sequence[Direction], count: int) -> list[Request]:
+    """Return requests: directions by Zipf's law, sentences of the test text."""
+    chance, text = random.Random(3), ParallelText.open(embedded_text(), split="test")
+    weights = [1 / (rank + 1) for rank in range(len(directions))]
+    return [(chance.choice(text.lines(a)), a, b) for a, b in chance.choices(directions, weights, k=count)]
+
+
+def offline(model: str, masks: MaskSet, requests: Sequence[Request]) -> dict[Request, Translation]:
+    """Translate what is asked for, each request once, with the whole model in memory."""
+    distinct = list(dict.fromkeys(requests))
+    texts, sources, targets = zip(*distinct, strict=True)
+    found = translations(load_model(model), load_tokenizer(model), texts, source=sources, target=targets, masks=masks)
+    return {request: best for request, [best] in zip(distinct, found, strict=True)}
+
+
+class Memory(threading.Thread):
+    """Takes note of the resident memory of this process, and of what of it is no page of a file."""
+
+    def __init__(self, every: float) -> None:
+        super().__init__(daemon=True)
+        self.every, self.samples = every, list[tuple[float, int]]()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Look at it again and again."""
+        start = time.monotonic()
+        while not self._over.wait(self.every):
+            self.samples.append((time.monotonic() - start, anonymous()))
+
+    def finish(self) -> list[int]:
+        """Stop, and return the samples, in bytes."""
+        self._over.set()
+        self.join()
+        return [size for _, size in self.samples]
+
+
+def anonymous() -> int:
+    """Return the bytes of anonymous memory that are resident (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def ask(translator: Translator, requests: Sequence[Request], clients: int) -> list[Translation]:
+    """Send requests from so many clients, each waiting for its answer."""
+
+    def one(request: Request) -> Translation:
+        text, source, target = request
+        [found] = translator.translate([text], source, target, whole=True)
+        return found.sentences[0][0]
+
+    with ThreadPoolExecutor(clients) as pool:
+        return list(tqdm(pool.map(one, requests), total=len(requests), desc="requests"))
+
+
+def main() -> None:
+    """Run and print."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("--model", default="mini")
+    made.add_argument("--requests", type=int, default=20_000)
+    made.add_argument("--clients", type=int, default=64)
+    made.add_argument("--memory", default="55MB")
+    made.add_argument("--kept", type=float, default=0.25)
+    made.add_argument("--threads", type=int, default=1)
+    options = made.parse_args()
+    torch.set_num_threads(options.threads)
+    masks, directions = plan_masks(options.model, options.kept)
+    requests = draw(directions, options.requests)
+    expected = offline(options.model, masks, requests)
+    with Translator(options.model, masks, memory=options.memory, longest=128, beams=1) as translator:
+        before = anonymous()
+        warm = min(len(requests) // 10, 2000)
+        start = time.monotonic()
+        found = ask(translator, requests[:warm], options.clients)
+        watch = Memory(0.5)
+        watch.start()
+        found += ask(translator, requests[warm:], options.clients)
+        seconds, samples = time.monotonic() - start, watch.finish()
+        figures, plan = translator.figures(), translator.plan
+    different = [n for n, request in enumerate(requests) if found[n].text != expected[request].text]
+    model, tokenizer = load_model(options.model), load_tokenizer(options.model)
+    ties = sum(near_tie(model, tokenizer, requests[n], masks) for n in different)
+    fifth = max(1, len(samples) // 5)
+    first, last = sorted(samples[:fifth])[fifth // 2], sorted(samples[-fifth:])[fifth // 2]
+    print(
+        f"{len(requests)} requests in {len(set(directions))} directions from {options.clients} clients, "
+        f"{len(requests) / seconds:.1f} a second; memory {options.memory} ({plan.fixed} dense, {plan.experts} slots, "
+        f"{plan.working} working)\n"
+        f"swaps {figures.swaps}, experts moved {figures.experts_moved}, {figures.bytes_moved / 1e9:.2f} GB\n"
+        f"answers: {len(requests) - len(different)} as offline, {ties} near-ties, {len(different) - ties} wrong\n"
+        f"anonymous memory, MB: {before / 1e6:.0f} before, then {min(samples) / 1e6:.0f} to {max(samples) / 1e6:.0f}; "
+        f"median of the first fifth {first / 1e6:.0f}, of the last {last / 1e6:.0f}\n"
+        f"working memory set aside at most: {figures.working_peak} of {plan.working}"
+    )
+
+
+if __name__ == "__main__":
+    main()
