@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 MATRIX_VENV ?= .venv-4.57
 MATRIX_BIN := $(MATRIX_VENV)/bin
 
+# A process for each core, each with models and a torch of its own; PROCESSES=0 is one, which a debugger can stop.
+PROCESSES ?= auto
+PARALLEL := --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
+
 .PHONY: demo test test-matrix test-slow lint bench clean
 
 # DEMO_ARGS=--restart makes results again that were made with other settings.
@@ -13,14 +17,14 @@ demo: $(VENV)/installed
 	$(BIN)/nllb-prune demo --output demo-output $(DEMO_ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 # The same tests with the same expectations on the other line of transformers.
 test-matrix: test $(MATRIX_VENV)/installed
-	$(MATRIX_BIN)/python -m pytest
+	$(MATRIX_BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -5,9 +5,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from nllb_prune.languages import language_set
 from nllb_prune.model.spec import Stack
+
+# How long an example takes is up to what else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 LAYERS = (3, 7, 11, 15, 19, 23)
 NLLB_MOE = (Stack("encoder", "source", LAYERS, 128), Stack("decoder", "target", LAYERS, 128))

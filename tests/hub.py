@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,3 +107,49 @@ def client_environment(hub, home):
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     return os.environ | settings
+
+
+RUNNER = """
+import contextlib, json, os, sys
+import nllb_prune.exporting.export
+from nllb_prune.cli import main
+
+with contextlib.redirect_stdout(None):
+    main(["inspect", "mini"])  # imports what every verb does, with the settings of a command line
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, path in ((1, job["out"]), (2, job["err"])):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.exit(main(job["arguments"]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Runner:
+    """Runs commands that take the server for the Hub, each in a fork of one process, so that imports are paid once."""
+
+    def __init__(self, hub, folder):
+        self.folder, self.home = folder, folder / "home"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER],
+            env=client_environment(hub, self.home),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def run(self, arguments):
+        """Return the exit status, standard output and standard error of a command."""
+        paths = {name: str(self.folder / name) for name in ("out", "err")}
+        self.process.stdin.write(json.dumps({"arguments": list(map(str, arguments)), **paths}) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        return status, *(Path(path).read_text() for path in paths.values())
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()

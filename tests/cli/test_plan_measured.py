@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nllb_prune.masks import MaskSet
+from nllb_prune.model.source import embedded_text
 
 SMALL = ("--measured-sentences", 6, "--measured-sources", 1)
 THREE = "eng_Latn-deu_Latn,deu_Latn-zho_Hans,zho_Hans-eng_Latn,deu_Latn-eng_Latn,eng_Latn-zho_Hans,zho_Hans-deu_Latn"
@@ -107,9 +108,14 @@ def test_what_is_to_come_is_told_before_it_starts(cli, statistics):
     assert second.startswith("the full model takes about ")
 
 
-def test_lines_of_the_statistics_are_noted_where_there_are_no_others(planned):
-    _, masks = planned("--keep", 0.5, "--guard", "--measured-sentences", 940)
-    assert any("lines that the statistics are of too, as 925 others are left" in note for note in masks.plan["notes"])
+def test_lines_of_the_statistics_are_noted_where_there_are_no_others(planned, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for path in (embedded_text() / "dev").iterdir():
+        lines = path.read_text().splitlines(keepends=True)
+        (text / f"{path.stem}.txt").write_text("".join(lines[:45]))
+    _, masks = planned("--keep", 0.5, "--guard", "--text", text, "--measured-sentences", 30)
+    assert any("lines that the statistics are of too, as 15 others are left" in note for note in masks.plan["notes"])
     assert masks.plan["measured"]["skipped"] == 0
 
 

@@ -373,7 +373,7 @@ def test_dtypes_have_names(name, exported):
         load_model("mini", dtype="int8")
 
 
-@pytest.mark.parametrize("option", [{"attn_implementation": "sdpa"}, {"quantization_config": object()}], ids=str)
+@pytest.mark.parametrize("option", [{"attn_implementation": "sdpa"}, {"quantization_config": object()}], ids=" ".join)
 def test_what_would_be_ignored_is_refused(option, exported):
     with pytest.raises(UsageError, match=f"given {next(iter(option))} too"):
         AutoModelForSeq2SeqLM.from_pretrained(exported([DIRECTIONS[0]]), **option)

@@ -13,7 +13,7 @@ from nllb_prune import load_spec
 from nllb_prune.cli import main
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.source import model_folder
-from tests.hub import COMMIT, Hub, client_environment
+from tests.hub import COMMIT, Hub, Runner, client_environment
 
 KEPT = (0, 5, 9)
 KINDS = {"safetensors": ("model", save_file), "bin": ("pytorch_model", torch.save)}
@@ -41,6 +41,13 @@ def hub(request, tmp_path_factory):
     hub.server_close()
 
 
+@pytest.fixture(scope="module")
+def runner(hub, tmp_path_factory):
+    runner = Runner(hub, tmp_path_factory.mktemp("runner"))
+    yield runner
+    runner.close()
+
+
 @pytest.fixture
 def masks(tmp_path):
     spec = load_spec("mini")
@@ -53,17 +60,26 @@ def masks(tmp_path):
     return path
 
 
-def export(hub, tmp_path, masks, *more, cut=None):
-    command = [sys.executable, "-m", "nllb_prune", "export", "somebody/mini", "--masks", str(masks), *more]
-    command += ["--output", str(tmp_path / "here" / "out"), "--json"]
-    hub.forget()
-    hub.cut, hub.scratch = cut or {}, tmp_path / "here"
-    environment = client_environment(hub, tmp_path / "home")
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def export_command(tmp_path, masks, *more):
+    return ["export", "somebody/mini", "--masks", str(masks), "--output", str(tmp_path / "here" / "out"), *more]
+
+
+@pytest.fixture
+def export(hub, runner, masks, tmp_path):
+    def call(*more, cut=None):
+        hub.forget()
+        hub.cut, hub.scratch = cut or {}, tmp_path / "here"
+        return runner.run(export_command(tmp_path, masks, "--json", *more))
+
+    return call
 
 
 def test_shards_come_one_by_one_and_go(hub, masks, tmp_path):
-    done = export(hub, tmp_path, masks)
+    hub.forget()
+    hub.scratch = tmp_path / "here"
+    command = [sys.executable, "-m", "nllb_prune", *export_command(tmp_path, masks, "--json")]
+    environment = client_environment(hub, tmp_path / "home")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     asked = [file.partition("-")[2].rpartition(".")[0] for file, _ in hub.asked]
     assert asked == ["dense", "experts-0", "experts-1"]  # of 0, 5 and 9
@@ -81,24 +97,24 @@ def test_shards_come_one_by_one_and_go(hub, masks, tmp_path):
     assert (said["base_model"], said["base_revision"]) == ("somebody/mini", COMMIT)
 
 
-def test_too_little_disk_is_told_before_the_first_weight(hub, masks, tmp_path):
-    done = export(hub, tmp_path, masks, "--disk", "1MB")
-    assert done.returncode == 1
-    assert "1,000,000" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_too_little_disk_is_told_before_the_first_weight(hub, export):
+    status, _, told = export("--disk", "1MB")
+    assert status == 1
+    assert "1,000,000" in told
+    assert len(told.strip().splitlines()) == 1
     assert hub.asked == []
 
 
-def test_a_cut_connection_is_one_line_and_the_next_run_goes_on(hub, masks, tmp_path):
+def test_a_cut_connection_is_one_line_and_the_next_run_goes_on(hub, export, tmp_path):
     suffix = next(path.suffix for path in (hub.root / "somebody" / "mini").glob("*experts-0.*"))
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    done = export(hub, tmp_path, masks, cut={f"{stem}-experts-1{suffix}": 1000})
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]  # after what the Hub's library says of its own attempts
+    status, _, told = export(cut={f"{stem}-experts-1{suffix}": 1000})
+    assert status == 1
+    last = told.strip().splitlines()[-1]  # after what the Hub's library says of its own attempts
     assert last.startswith(f"nllb-prune export: `{stem}-experts-1{suffix}` of `somebody/mini` must come whole")
     assert not (tmp_path / "here" / "out").exists()
-    done = export(hub, tmp_path, masks)
-    assert done.returncode == 0, done.stderr
+    status, _, told = export()
+    assert status == 0, told
     assert {file for file, _ in hub.asked} == {f"{stem}-experts-1{suffix}"}  # what was whole is not fetched again
     assert (tmp_path / "here" / "out" / "manifest.json").exists()
 
@@ -113,16 +129,15 @@ def test_two_exports_beside_each_other(hub, masks, tmp_path):
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"a", "b"}
 
 
-def test_an_index_is_imported_in_little_disk(hub, tmp_path):
+def test_an_index_is_imported_in_little_disk(hub, runner, tmp_path):
     index = tmp_path / "index.json"
     index.write_text(json.dumps({code: [64 * layer + n for layer in range(6) for n in KEPT] for code in ("eng_Latn",)}))
-    command = [sys.executable, "-m", "nllb_prune", "masks", "import", str(index), "--model", "somebody/mini"]
-    command += ["--disk", "100MB", "--output", str(tmp_path / "masks.json")]
     hub.forget()
     hub.scratch = tmp_path
-    environment = client_environment(hub, tmp_path / "home")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command = ["masks", "import", index, "--model", "somebody/mini", "--disk", "100MB"]
+    status, _, told = runner.run([*command, "--output", tmp_path / "masks.json"])
+    assert status == 0, told
     assert len(hub.asked) == 1  # all routers are in one file
-    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".safetensors")]
+    left = [path for folder in (tmp_path, runner.home) for path in folder.rglob("*")]
+    assert not [path for path in left if path.suffix in (".bin", ".safetensors")]
     assert MaskSet.load(tmp_path / "masks.json").fingerprint.matches(load_spec("mini").fingerprint)
