@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nllb_prune.errors import UsageError
+from nllb_prune.model.expert_files import ExpertFile, Run, runs_of
 from nllb_prune.weights.stored import StoredTensor
 
 ExpertId = tuple[str, int, int]
 """Stack, number of the sparse layer in it, and expert."""
+
+_STAGED = 2 << 20  # bytes that are read before they are converted: few calls, and they stay in the processor's cache
+_LINE = 64  # bytes of a line of that cache
 
 
 class Place:
     """The part of a parameter of a bank that belongs to a slot, contiguous."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor, self.dtype = tensor, tensor.dtype
         self.memory = _bytes(tensor) if tensor.is_cpu else None
         """Its bytes, where the processor can write them."""
 
@@ -58,28 +60,47 @@ class FileStore:
     """
 
     def __init__(self, tensors: Mapping[ExpertId, Mapping[str, StoredTensor]]) -> None:
-        self._tensors = tensors
-        self._files: dict[Path, _File] = {}
+        paths = dict.fromkeys(stored.path for each in tensors.values() for stored in each.values())
+        self._files = {path: ExpertFile(path) for path in paths}  # now, so that no later write goes unnoticed
+        self._runs = {expert: runs_of(each) for expert, each in tensors.items()}
 
     def copy(self, expert: ExpertId, slot: Mapping[str, Place]) -> int:
         """Copy an expert into a slot, straight from its file where neither dtype nor device changes."""
         size = 0
-        for parameter, stored in self._tensors[expert].items():
-            place = slot[parameter]
-            file = self._file(stored)
-            if place.memory is not None and place.tensor.dtype == stored.dtype:
-                file.read(stored, place.memory)
+        for run in self._runs[expert]:
+            places = [slot[parameter] for parameter in run.parameters]
+            memories = [place.memory for place in places if place.memory is not None and place.dtype == run.dtype]
+            if len(memories) == len(places):
+                self._files[run.path].read(run, memories)
             else:
-                content = torch.empty(stored.shape, dtype=stored.dtype)
-                file.read(stored, _bytes(content))
-                place.tensor.copy_(content)
-            size += stored.nbytes
+                self._convert(run, [place.tensor for place in places])
+            size += run.nbytes
         return size
 
-    def _file(self, stored: StoredTensor) -> _File:
-        if stored.path not in self._files:
-            self._files[stored.path] = _File(stored.path)
-        return self._files[stored.path]
+    def _convert(self, run: Run, targets: Sequence[Tensor]) -> None:
+        """Read the tensors of a run into memory that is always the same, piece by piece, and copy them from there."""
+        if run.nbytes <= _STAGED:
+            staged = self._read(run, run.offset, run.nbytes)
+            for target, part in zip(targets, staged.split_with_sizes(run.counts), strict=True):
+                target.view(-1).copy_(part)
+            return
+        offset = run.offset
+        for target in targets:
+            for part in torch.split(target.view(-1), _STAGED // run.dtype.itemsize):
+                part.copy_(self._read(run, offset, len(part) * run.dtype.itemsize))
+                offset += len(part) * run.dtype.itemsize
+
+    def _read(self, run: Run, offset: int, size: int) -> Tensor:
+        """Return some of the values of a run, in memory that the next call writes to again."""
+        first = offset % _LINE // run.dtype.itemsize * run.dtype.itemsize  # placed as in the file: read faster so
+        staged, memory = self._staged
+        self._files[run.path].read(replace(run, offset=offset), [memory[first : first + size]])
+        return staged[first : first + size].view(run.dtype)
+
+    @cached_property
+    def _staged(self) -> tuple[Tensor, memoryview]:
+        staged = torch.empty(_STAGED + _LINE, dtype=torch.uint8)
+        return staged, _bytes(staged)
 
     def close(self) -> None:
         """Close the files."""
@@ -105,18 +126,15 @@ class MemoryStore:
         experts: Mapping[tuple[str, int], tuple[int, ...]],
         *,
         pinned: bool,
-        told: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._tensors: dict[ExpertId, dict[str, Tensor]] = {}
         for (stack, layer), ids in experts.items():
-            places = shapes[stack, layer]
-            held = {
-                name: torch.empty(len(ids), *place.tensor.shape, dtype=place.tensor.dtype, pin_memory=pinned)
-                for name, place in places.items()
-            }
-            for number, expert in enumerate(ids):
-                mine = {name: tensor[number] for name, tensor in held.items()}
-                told(source.copy((stack, layer, expert), {name: Place(tensor) for name, tensor in mine.items()}))
+            for expert in ids:  # each apart: torch rounds page-locked memory up to a power of two
+                mine = {
+                    name: torch.empty(place.tensor.shape, dtype=place.tensor.dtype, pin_memory=pinned)
+                    for name, place in shapes[stack, layer].items()
+                }
+                source.copy((stack, layer, expert), {name: Place(tensor) for name, tensor in mine.items()})
                 self._tensors[stack, layer, expert] = mine
 
     def copy(self, expert: ExpertId, slot: Mapping[str, Place]) -> int:
@@ -130,50 +148,3 @@ class MemoryStore:
     def close(self) -> None:
         """Free the memory."""
         self._tensors.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What tells that a file was written to."""
-
-    size: int
-    modified: int
-
-    @classmethod
-    def of(cls, descriptor: int) -> _State:
-        found = os.fstat(descriptor)
-        return cls(found.st_size, found.st_mtime_ns)
-
-
-class _File:
-    """An open weight file, which must stay as it was."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-        except OSError as error:
-            raise UsageError(f"`{path}` must hold experts, but cannot be opened ({error.strerror}).") from None
-        self._opened = _State.of(self._descriptor)
-
-    def read(self, stored: StoredTensor, memory: memoryview) -> None:
-        if _State.of(self._descriptor) != self._opened:
-            raise UsageError(
-                f"`{self._path}` must stay as it was when the model was loaded, but was written to; load it again."
-            )
-        done = 0
-        try:
-            while done < len(memory) and (count := os.preadv(self._descriptor, [memory[done:]], stored.offset + done)):
-                done += count
-        except OSError as error:
-            raise UsageError(
-                f"`{stored.name}` must be read from `{self._path}`, but cannot be ({error.strerror})."
-            ) from None
-        if done < len(memory):
-            raise UsageError(
-                f"`{self._path}` must hold `{stored.name}` up to byte {stored.offset + len(memory):,}, but ends at "
-                f"byte {stored.offset + done:,}; fetch it again."
-            )
-
-    def close(self) -> None:
-        os.close(self._descriptor)

@@ -202,6 +202,11 @@ def _places(names: Mapping[str, str], bank: Bank, checkpoint: Checkpoint) -> Ite
             stored, wanted = checkpoint.stored(name + suffix), tuple(bank.get_parameter(place).shape[1:])
             if stored.shape != wanted:
                 raise UsageError(f"`{stored.name}` must have the shape {wanted}, but has {stored.shape} instead.")
+            held = bank.get_parameter(place).dtype
+            if stored.dtype.is_floating_point != held.is_floating_point:
+                raise UsageError(
+                    f"`{stored.name}` must be of {held}, or convert to it, but is of {stored.dtype} instead."
+                )
             yield place, stored
 
 
