@@ -198,17 +198,18 @@ class MaskSet:
         """Return the JSON file; equal masks give equal text."""
         return dumps({**self._content(), "tool": f"nllb-prune {__version__}"}) + "\n"
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the JSON file."""
-        write_text(path, self.to_text())
+        write_text(Path(path), self.to_text())
 
     @classmethod
-    def load(cls, path: Path) -> MaskSet:
+    def load(cls, path: str | Path) -> MaskSet:
         """Read a file of `save`.
 
         Raises:
             UsageError: if it is missing, is something else, or holds masks that no model can have.
         """
+        path = Path(path)
         content = read_json(path, what="a mask file")
         _check_format(path, content)
         try:

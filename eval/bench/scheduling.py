@@ -15,6 +15,7 @@ import numpy as np
 
 from nllb_prune.errors import UsageError
 from nllb_prune.planning.memory import parse_memory
+from nllb_prune.serving.holding import TURNS
 from nllb_prune.serving.memory import Counts, Needs, counts_of, plan_memory
 from nllb_prune.serving.residency import Residency
 from nllb_prune.serving.scheduler import Scheduler
@@ -89,7 +90,7 @@ def bounds(done: Replay, costs: Costs) -> list[float]:
     """
     assert done.overdue_after is not None, "of a policy that has a bound"
     longest = max(each.tokens for each in done.trace)
-    drain, copy = longest * costs.turn(longest) + costs.linger, costs.copy(done.largest)
+    drain, copy = (longest + TURNS) * costs.turn(longest), costs.copy(done.largest)
     room = max(1, min(costs.rows, costs.positions // longest))
     numbers: dict[tuple[str, str], int] = {}
     group = np.array([numbers.setdefault((each.source, each.target), len(numbers)) for each in done.trace])

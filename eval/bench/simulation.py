@@ -11,6 +11,7 @@ import numpy as np
 from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.languages import language_set
 from nllb_prune.serving.engine import Engine, Outcome
+from nllb_prune.serving.holding import Holding
 from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.residency import Arrival, Side, Swap, side_name
 from nllb_prune.serving.scheduler import Scheduler
@@ -45,8 +46,6 @@ class Costs:
     """Sentences in flight, at most."""
     positions: int = 8192
     """Tokens of a batch, padding and all, at most."""
-    linger: float = 0.02
-    """Seconds that a sentence waits for others to join with it."""
 
     def copy(self, experts: int) -> float:
         """Return the seconds that experts take to come."""
@@ -91,6 +90,7 @@ class SimulatedRunner:
         self._clock = 0.0
         self._left: dict[int, int] = {}  # steps
         self._jobs: dict[int, Job] = {}
+        self._holding = Holding()
         self._swap: tuple[Swap, float] | None = None
         self._slots: dict[tuple[str, int, int], int | None] = {}
         self._there: set[tuple[str, int, int]] = set()  # stack, layer and expert
@@ -118,8 +118,7 @@ class SimulatedRunner:
             if rows > 1 and (rows > self._costs.rows or rows * longest > self._costs.positions):
                 break
             chosen.append(job)
-        few = chosen and 4 * len(chosen) < len(self._jobs)
-        return [] if few and self._clock - chosen[0].arrived < self._costs.linger else chosen
+        return chosen if self._holding.over(len(chosen), len(self._jobs)) else []
 
     def join(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Let sentences join."""

@@ -48,10 +48,11 @@ class Footprint:
         spec: Of the model.
         itemsize: Bytes of a number.
         beams: Of a row.
+        expanded: Numbers of the matrices of quantised experts that are floats at once.
     """
 
-    def __init__(self, sizes: DecodingSizes, spec: ModelSpec, *, itemsize: int, beams: int) -> None:
-        self._sizes, self._itemsize, self._beams = sizes, itemsize, beams
+    def __init__(self, sizes: DecodingSizes, spec: ModelSpec, *, itemsize: int, beams: int, expanded: int = 0) -> None:
+        self._sizes, self._itemsize, self._beams, self._expanded = sizes, itemsize, beams, expanded
         self._experts, self._top_k = max((stack.experts for stack in spec.stacks), default=0), spec.top_k
         self._position = 2 * sizes.decoder_layers * sizes.d_model * itemsize  # keys and values
 
@@ -71,7 +72,7 @@ class Footprint:
     def workspace(self, rows: Rows, joining: Rows = Rows()) -> int:
         """Return the bytes that a step of all rows, or the encoder with those that join, needs besides."""
         together = rows + joining
-        return max(
+        return 3 * self._expanded * self._itemsize + max(
             self._layer(joining.count * joining.source),
             self._layer(together.count * self._beams) + self._choice(together.count * self._beams),
         )

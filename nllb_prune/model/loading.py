@@ -209,7 +209,8 @@ def _embedding(family: Family, checkpoint: Checkpoint, config: Any) -> str:
 
 def stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:
     """Return the dtype of the embedding in a checkpoint."""
-    return read_tensor(checkpoint, _embedding(family, checkpoint, config)).dtype
+    name = _embedding(family, checkpoint, config)
+    return checkpoint.stored(name).dtype if name in checkpoint else read_tensor(checkpoint, name).dtype
 
 
 def finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:

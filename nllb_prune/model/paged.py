@@ -20,12 +20,13 @@ from nllb_prune.model.describe import fingerprinted, prefixed, require_sparse, r
 from nllb_prune.model.expert_store import ExpertId, ExpertStore, FileStore, MemoryStore, Place
 from nllb_prune.model.facts import identity_of, parameter_counts
 from nllb_prune.model.families import Family, family_of
+from nllb_prune.model.families.seq2seq import table_rows
 from nllb_prune.model.filling import Filler
 from nllb_prune.model.loading import MASKS_FILE, dtype_of, finish, own_masks, stored_dtype
 from nllb_prune.model.pager import Layer, Pager, places_of
 from nllb_prune.model.placement import Placement
 from nllb_prune.model.pruned import ExpertPruning, pruning_of
-from nllb_prune.model.quantised_bank import Bank
+from nllb_prune.model.quantised_bank import Bank, expanded_numbers
 from nllb_prune.model.routing import ModelRouting, attach_routing
 from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
 from nllb_prune.model.sparse_ffn import SparseFfn
@@ -49,12 +50,25 @@ class Weighed:
     """Bytes of all but experts: dense weights, routers, tables of positions."""
     expert: Mapping[str, int]
     """Bytes of an expert, by stack."""
+    expanded: int
+    """Numbers of the matrices of quantised experts that are floats at once, at most."""
 
 
 def weigh(
-    path_or_id: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+    path_or_id: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    positions: int = 0,
 ) -> Weighed:
-    """Describe a model; only its routers are read. Arguments are those of `load_model`."""
+    """Describe a model; only its routers are read. Arguments are those of `load_model`, but for `positions`.
+
+    Args:
+        path_or_id: The model.
+        dtype: Of its weights.
+        device: Where they go.
+        positions: That tables of positions will be made to hold, if more than they do.
+    """
     folder = model_folder(path_or_id)
     config, place = read_config(folder), torch.device(device or "cpu")
     family = family_of(config)
@@ -78,8 +92,9 @@ def weigh(
         sizes=None if family.decoding_sizes is None else family.decoding_sizes(config),
         masks=own_masks(folder) if carries else None,
         dtype=dtype,
-        fixed=_fixed(model, banks, dtype),
+        fixed=_fixed(model, banks, dtype) + _longer_tables(model, config, positions) * dtype.itemsize,
         expert={stack: sum(p.nbytes for p in bank.parameters()) for (stack, _), bank in banks.items()},
+        expanded=0 if scheme is None else max(expanded_numbers(bank, on=place.type) for bank in banks.values()),
     )
 
 
@@ -161,6 +176,16 @@ def _fixed(model: nn.Module, banks: Mapping[Layer, Bank], dtype: torch.dtype) ->
     dense = [parameter for parameter in model.parameters() if id(parameter) not in experts | routers]
     float32 = sum(p.nbytes for p in model.parameters() if id(p) in routers)
     return float32 + sum(tensor.numel() for tensor in [*dense, *tables]) * dtype.itemsize
+
+
+def _longer_tables(model: nn.Module, config: Any, positions: int) -> int:
+    """Return how many numbers tables of positions grow by when they are made to hold so many."""
+    tables = [buffer for buffer in model.buffers() if buffer.is_floating_point() and buffer.ndim == 2]
+    return sum(
+        (table_rows(positions, pad=config.pad_token_id) - len(table)) * table.shape[1]
+        for table in tables
+        if positions + config.pad_token_id + 1 > len(table)
+    )
 
 
 def banks_of(model: nn.Module, family: Family, state: ModelRouting) -> dict[Layer, Bank]:

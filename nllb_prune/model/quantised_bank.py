@@ -178,3 +178,11 @@ class QuantisedExpertBank(nn.Module):
 
 Bank = ExpertBank | QuantisedExpertBank
 """What holds the experts of a sparse layer."""
+
+
+def expanded_numbers(bank: Bank, *, on: str) -> int:
+    """Return how many numbers of a bank's matrices are floats at once, at most, on a kind of device."""
+    if isinstance(bank, ExpertBank):
+        return 0
+    block = _BLOCK.get(on, _BLOCK_ELSEWHERE)
+    return min(block, bank.experts * bank.fc1_bias.shape[1] * bank.fc2_bias.shape[1])

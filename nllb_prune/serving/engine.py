@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nllb_prune.serving.jobs import Job
-from nllb_prune.serving.residency import Arrival, Swap
+from nllb_prune.serving.residency import Arrival, Side, Swap
 from nllb_prune.serving.scheduler import Scheduler
 
 
@@ -62,12 +62,20 @@ class Engine:
         """Begun so far."""
         self.moved = 0
         """Experts that were copied, or were to be."""
+        self.resident: tuple[Side, ...] = ()
+        """Sides that are in, as of the last swap; other threads may read it."""
         self._running: set[int] = set()
+        self._publish()
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not (self._running or len(self.scheduler) or self.scheduler.coming)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether there is nothing to do before a swap is over or something comes in."""
+        return not self._running and self.scheduler.coming is not None
 
     @property
     def running(self) -> int:
@@ -85,14 +93,18 @@ class Engine:
             self._running.remove(key)
             self.runner.drop(job)
 
-    def turn(self) -> list[Outcome]:
-        """Do what can be done now, and return what came of it."""
+    def turn(self, *, wait: bool = True) -> list[Outcome]:
+        """Do what can be done now, and return what came of it.
+
+        Args:
+            wait: For the end of a swap when it is `stalled`; otherwise it returns at once.
+        """
         outcomes = self._end_swap(wait=False)
         outcomes += self._join()
         self._begin_swap()
         if self._running:
             outcomes += self._finished(self.runner.step())
-        elif self.scheduler.coming is not None and not outcomes:
+        elif wait and self.stalled and not outcomes:
             outcomes += self._end_swap(wait=True)
         return outcomes
 
@@ -116,6 +128,7 @@ class Engine:
         if swap is not None:
             self.swaps += 1
             self.moved += len(swap.moves)
+            self._publish()
             self.runner.begin(swap)
 
     def _end_swap(self, *, wait: bool) -> list[Outcome]:
@@ -126,7 +139,12 @@ class Engine:
         if arrival is None:
             return []
         self.scheduler.swapped(swap, arrival)
+        self._publish()
         return [] if arrival.error is None else self._failed(swap, arrival.error)
+
+    def _publish(self) -> None:
+        residency = self.scheduler.residency
+        self.resident = tuple(side for side in residency.sides if residency.resident(side))
 
     def _failed(self, swap: Swap, error: Exception) -> list[Outcome]:
         """Give up the sentences that wait for what did not come."""

@@ -26,26 +26,12 @@ from nllb_prune.serving.memory import MemoryPlan, Needs, counts_of, largest_side
 from nllb_prune.serving.residency import Arrival, Residency, Side
 from nllb_prune.serving.runner import ModelRunner, Room
 from nllb_prune.serving.scheduler import Scheduler
+from nllb_prune.serving.settings import Settings
 from nllb_prune.serving.sides import LanguageSides, staying
 from nllb_prune.tokenization import known_languages
 
 _USUAL = Rows(32, 64, length_limit(64))
 """Sentences that a divided memory has room for at once, if that leaves enough for experts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a translator works; the names are those of `Translator`."""
-
-    memory: int | None
-    pinned: tuple[str, ...]
-    languages: tuple[str, ...] | None
-    longest: int
-    beams: int
-    rows: int
-    positions: int
-    patience: float
-    linger: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +63,8 @@ def open_model(
         UsageError: as `load_model` does, and if the memory is too small.
     """
     tokenizer, place = load_tokenizer(path_or_id), torch.device(device or "cpu")
-    weighed = weigh(path_or_id, dtype=dtype, device=place)
+    positions = length_limit(settings.longest) + 1
+    weighed = weigh(path_or_id, dtype=dtype, device=place, positions=positions)
     if weighed.sizes is None:
         raise UsageError(
             f"`model` must be of a family that is decoded here, but {weighed.spec.family} gives no blocks; use "
@@ -96,11 +83,16 @@ def open_model(
     model, pager = _loaded(path_or_id, weighed, sides, plan, place)
     blocks = blocks_of(model)
     assert blocks is not None, "a family with sizes has blocks"
-    room = Room(rows=settings.rows, positions=settings.positions, working=plan.working, linger=settings.linger)
+    blocks.reserve(positions)
+    room = Room(rows=settings.rows, positions=settings.positions, working=plan.working)
     runner = ModelRunner(blocks, pager, device=place, room=room, footprint=footprint)
     residency = Residency(sides.masks, plan.slots, pinned=pinned)
     if pager is not None:
-        bring_in(pager, residency, pinned if plan.paged else tuple(sides.masks))
+        try:
+            bring_in(pager, residency, pinned if plan.paged else tuple(sides.masks))
+        except BaseException:
+            pager.close()
+            raise
     engine = Engine(Scheduler(residency, patience=settings.patience), runner)
     return Opened(
         model=model,
@@ -141,7 +133,7 @@ def bring_in(pager: Pager, residency: Residency, sides: Sequence[Side]) -> None:
 
 
 def _footprint(sizes: DecodingSizes, weighed: Weighed, beams: int) -> Footprint:
-    return Footprint(sizes, weighed.spec, itemsize=weighed.dtype.itemsize, beams=beams)
+    return Footprint(sizes, weighed.spec, itemsize=weighed.dtype.itemsize, beams=beams, expanded=weighed.expanded)
 
 
 def _needs(
@@ -153,14 +145,14 @@ def _needs(
 ) -> Needs:
     least, most = counts_of(sides.masks, pinned)
     one = Rows(1, settings.longest, length_limit(settings.longest))
-    each = footprint(settings.beams)
+    each, greedy = footprint(settings.beams), footprint(1)
     return Needs(
         fixed=weighed.fixed,
         expert=weighed.expert,
         least=least,
         most=most,
         least_working=each.cache(Rows(), one) + each.workspace(Rows(), one),
-        usual_working=each.cache(Rows(), _USUAL) + each.workspace(Rows(), _USUAL),
+        usual_working=greedy.cache(Rows(), _USUAL) + greedy.workspace(Rows(), _USUAL),
         staying=frozenset(stack for stack, _ in staying(tuple(sides.masks))),
         largest=largest_sides(sides.masks),
     )

@@ -15,6 +15,7 @@ from nllb_prune.generation.search import Hypothesis, SearchSettings
 from nllb_prune.model.blocks import Blocks
 from nllb_prune.model.pager import Copying, Pager
 from nllb_prune.serving.engine import Outcome
+from nllb_prune.serving.holding import Holding
 from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.residency import Arrival, Swap
 
@@ -47,8 +48,6 @@ class Room:
     """Rows times the longest source times beams, at most, for more than one row of a kind."""
     working: int | None
     """Bytes of caches and workspace; `None` for no bound."""
-    linger: float
-    """Seconds that a sentence may wait for others to join with it, while there are some in flight."""
 
 
 class ModelRunner:
@@ -77,6 +76,7 @@ class ModelRunner:
         self._loops: dict[Kind, DecodingLoop] = {}
         self._jobs: dict[int, Job] = {}
         self._copying: Copying | None = None
+        self._holding = Holding()
         self.steps = 0
         """Taken so far."""
         self.rows = 0
@@ -99,13 +99,7 @@ class ModelRunner:
                 break
             chosen.append(job)
             joining = more
-        if self._jobs and chosen and not self._worth(chosen):
-            return []
-        return chosen
-
-    def _worth(self, chosen: Sequence[Job]) -> bool:
-        """Return whether to encode now: few at a time cost more than empty places, but nobody waits for long."""
-        return 4 * len(chosen) >= len(self._jobs) or self.now() - chosen[0].arrived >= self._room.linger
+        return chosen if self._holding.over(len(chosen), len(self._jobs)) else []
 
     def _fits(self, joining: Mapping[Kind, Rows]) -> bool:
         """Return whether rows may join; one alone always may, memory was divided for it."""

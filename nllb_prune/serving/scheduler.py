@@ -109,7 +109,7 @@ class Scheduler:
     def joined(self, jobs: Sequence[Job], now: float) -> None:
         """Take note that sentences are being translated now."""
         sides = dict.fromkeys(side for job in jobs for side in job.sides)
-        assert all(map(self.residency.resident, sides)), "what joins has its experts"
+        assert not self.residency.missing(sides), "what joins has its experts"
         for job in jobs:
             self._forget(job)
             self._running[job.key] = job
@@ -123,6 +123,7 @@ class Scheduler:
         if job is None:
             return self._cancelled(key)
         self._in_use.subtract(job.staying)
+        self.residency.touch(job.staying)
         for side in job.staying:
             if not self._in_use[side]:
                 del self._in_use[side]

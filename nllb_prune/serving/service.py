@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from nllb_prune.errors import UsageError
 from nllb_prune.serving.engine import Engine, Outcome
 from nllb_prune.serving.jobs import Job
+
+_POLL = 0.001
+"""Seconds between looks at a copy while there is nothing else to do."""
 
 _Message = Sequence[Job] | int | None
 """Sentences to add, the key of one to drop, or the end."""
@@ -69,14 +73,14 @@ class Service:
     def _run(self) -> None:
         try:
             while self._take():
-                for outcome in self.engine.turn():
+                for outcome in self.engine.turn(wait=False):
                     self._deliver(outcome)
         except BaseException as error:  # a fault of the engine itself: nobody is left waiting for it
             with self._open:
                 self._over = error
             for future in list(self._futures.values()):
                 if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
+                    future.set_exception(_own(error))
             self._futures.clear()
             raise
 
@@ -84,7 +88,7 @@ class Service:
         """Take what came in, and wait for it if there is nothing else to do; return whether to go on."""
         while not (self._closing and self.engine.idle):
             try:
-                message = self._inbox.get(block=self.engine.idle)
+                message = self._inbox.get(block=self.engine.idle or self.engine.stalled, timeout=self._timeout)
             except Empty:
                 return True
             if message is None:
@@ -92,6 +96,11 @@ class Service:
             else:
                 self._handle(message)
         return False
+
+    @property
+    def _timeout(self) -> float | None:
+        """Seconds to wait for what may come in: a copy that is waited for tells nobody when it is made."""
+        return None if self.engine.idle else _POLL
 
     def _handle(self, message: Sequence[Job] | int) -> None:
         if isinstance(message, int):
@@ -108,15 +117,12 @@ class Service:
         if outcome.error is None:
             future.set_result(outcome.result)
         else:
-            future.set_exception(outcome.error)
+            future.set_exception(_own(outcome.error))
 
 
-def results(futures: Iterable[Future[Any]]) -> list[Any]:
-    """Wait for futures; when one fails, or the wait is broken off, drop the others."""
-    held = list(futures)
+def _own(error: BaseException) -> BaseException:
+    """Return a copy of an error for one caller: raised by many, it would collect all their tracebacks."""
     try:
-        return [future.result() for future in held]
-    except BaseException:
-        for future in held:
-            future.cancel()
-        raise
+        return copy.copy(error).with_traceback(None)
+    except Exception:  # an error that cannot be made again
+        return error

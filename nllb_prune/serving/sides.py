@@ -45,6 +45,8 @@ class LanguageSides:
         if masks is not None:
             masks.check_model(spec)
         self._spec, self._masks, self._pruning = spec, masks, pruning
+        if languages is not None and len(set(languages)) < 2:
+            raise UsageError(f"`languages` must be two or more, but are {', '.join(languages) or 'none'} instead.")
         self._known = tuple(known) if languages is None else tuple(_chosen(languages, known))
         self.directions = tuple(
             (source, target) for source in self._known for target in self._known if self._covers(source, target)
@@ -126,7 +128,8 @@ class LanguageSides:
             sides = [side for side in self.masks if side[1] == key]
             if not sides:
                 keys = ", ".join(dict.fromkeys(key for _, key in self.masks))
-                raise UsageError(f"`pinned` must be of {keys}, but has {name}.")
+                hint = "; masks for all languages need no pin" if keys == GLOBAL_KEY else ""
+                raise UsageError(f"`pinned` must be of {keys}, but has {name} instead{hint}.")
             found += sides
         return tuple(found)
 

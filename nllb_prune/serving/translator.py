@@ -6,11 +6,9 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 
@@ -18,25 +16,22 @@ from nllb_prune.errors import UsageError
 from nllb_prune.generation.decode import POSITIONS, ROWS
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import SearchSettings
-from nllb_prune.generation.translate import GREEDY, Translation, length_limit, text_directions
+from nllb_prune.generation.translate import GREEDY, length_limit, text_directions
 from nllb_prune.languages import Direction, language
 from nllb_prune.masks import MaskSet
-from nllb_prune.planning.memory import parse_memory
+from nllb_prune.serving.in_flight import TextInFlight
 from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.memory import MemoryPlan
-from nllb_prune.serving.opening import Opened, Settings, open_model
+from nllb_prune.serving.opening import Opened, open_model
 from nllb_prune.serving.runner import Kind, Request
-from nllb_prune.serving.service import Service, results
+from nllb_prune.serving.service import Service
+from nllb_prune.serving.settings import check_texts, checked
 from nllb_prune.serving.sides import joining, staying
-from nllb_prune.serving.texts import Prepared, Texts, TranslatedText, unchanged
-from nllb_prune.tokenization import MAX_LENGTH, language_id
+from nllb_prune.serving.texts import Prepared, Texts, TranslatedText
+from nllb_prune.tokenization import language_id
 
 _LONG = 64
 """Tokens from which on a sentence is kept from shorter ones."""
-_SHORTEST = 8
-
-_Sentences = list["Future[Any] | None"]
-"""The futures of a text's sentences; `None` for one that stays as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +63,8 @@ class Translator:
 
     Args:
         model: As of `load_model`.
-        masks: Experts of each language; by default those that a pruned checkpoint carries, or all that there are.
+        masks: Experts of each language, or their file; by default those that a pruned checkpoint carries, or all that
+            there are.
         memory: For weights, caches and workspace together, in bytes or as in `24GB`; what Python and torch take
             themselves is not counted. By default as much as it takes to have all languages' experts in memory.
         pinned: Languages whose experts never leave.
@@ -78,7 +74,6 @@ class Translator:
         rows: Sentences in flight at most.
         positions: Rows times source tokens times beams in flight, at most, short and long sentences apart.
         patience: Seconds after which the experts that a sentence waits for come next.
-        linger: Seconds that a sentence waits for others to join with it.
         dtype: As of `load_model`.
         device: One for all.
 
@@ -89,7 +84,7 @@ class Translator:
     def __init__(
         self,
         model: str | Path,
-        masks: MaskSet | None = None,
+        masks: MaskSet | str | Path | None = None,
         *,
         memory: int | str | None = None,
         pinned: Sequence[str] = (),
@@ -99,22 +94,20 @@ class Translator:
         rows: int = ROWS,
         positions: int = 2 * POSITIONS,
         patience: float = 2.0,
-        linger: float = 0.02,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        _check(longest=longest, beams=beams, rows=rows, positions=positions)
-        settings = Settings(
-            memory=parse_memory(memory) if isinstance(memory, str) else memory,
-            pinned=tuple(pinned),
-            languages=None if languages is None else tuple(languages),
+        settings = checked(
+            memory=memory,
+            pinned=pinned,
+            languages=languages,
             longest=longest,
             beams=beams,
             rows=rows,
             positions=positions,
             patience=patience,
-            linger=linger,
         )
+        masks = MaskSet.load(Path(masks)) if isinstance(masks, str | Path) else masks
         self._opened: Opened = open_model(model, masks, settings, dtype=dtype, device=device)
         self._beams = beams
         self._texts = Texts(self._opened.tokenizer, longest=longest)
@@ -154,9 +147,11 @@ class Translator:
             UsageError: on a direction that is not served, more beams than the memory was divided for, experts that
                 cannot be read, or a translator that is closed.
         """
-        prepared, submitted = self._submit(texts, source, target, search, whole=whole)
-        found = iter(results(future for each in submitted for future in each if future is not None))
-        return self._assembled(prepared, submitted, found, search)
+        texts_in_flight = self.submit(texts, source, target, search=search, whole=whole)
+        try:
+            return [each.result() for each in texts_in_flight]
+        finally:
+            _cancel(texts_in_flight)
 
     async def translate_async(
         self,
@@ -168,41 +163,43 @@ class Translator:
         whole: bool = False,
     ) -> list[TranslatedText]:
         """Do what `translate` does; when the task is cancelled, so are its sentences."""
-        prepared, submitted = await asyncio.to_thread(self._submit, texts, source, target, search, whole=whole)
-        waiting = [asyncio.wrap_future(future) for each in submitted for future in each if future is not None]
+        prepared = await asyncio.to_thread(self._prepared, texts, source, target, search, whole=whole)
+        texts_in_flight = self._start(prepared, search)
         try:
-            found = iter([await future for future in waiting])
-        except BaseException:
-            for future in waiting:
-                future.cancel()
-            raise
-        return await asyncio.to_thread(self._assembled, prepared, submitted, found, search)
+            return [await each.result_async() for each in texts_in_flight]
+        finally:
+            _cancel(texts_in_flight)
 
     def stream(self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY) -> Iterator[str]:
-        """Translate a text and yield its translation sentence by sentence, as they are finished, in order.
+        """Translate a text and return its translation sentence by sentence, as they are finished, in order.
 
         All that is yielded, put together, is what `translate` returns. Whoever stops early drops the rest.
         """
-        [prepared], [futures] = self._submit([text], source, target, search, whole=False)
-        try:
-            yield from prepared.parts(self._sentence(prepared, n, future) for n, future in enumerate(futures))
-        finally:
-            for future in futures:
-                if future is not None:
-                    future.cancel()
+        [in_flight] = self.submit([text], source, target, search=search)
+        return in_flight.parts()
 
     async def stream_async(
         self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY
     ) -> AsyncIterator[str]:
         """Do what `stream` does."""
-        iterator = self.stream(text, source, target, search=search)
-        try:
-            while (part := await asyncio.to_thread(next, iterator, None)) is not None:
-                yield part
-        finally:
-            await asyncio.to_thread(iterator.close)  # type: ignore[attr-defined]
+        prepared = await asyncio.to_thread(self._prepared, [text], source, target, search, whole=False)
+        [in_flight] = self._start(prepared, search)
+        async for part in in_flight.parts_async():
+            yield part
 
-    def _submit(
+    def submit(
+        self,
+        texts: Sequence[str],
+        source: str | Sequence[str],
+        target: str | Sequence[str],
+        *,
+        search: SearchSettings = GREEDY,
+        whole: bool = False,
+    ) -> list[TextInFlight]:
+        """Do what `translate` does, without waiting for what comes of it."""
+        return self._start(self._prepared(texts, source, target, search, whole=whole), search)
+
+    def _prepared(
         self,
         texts: Sequence[str],
         source: str | Sequence[str],
@@ -210,22 +207,32 @@ class Translator:
         search: SearchSettings,
         *,
         whole: bool,
-    ) -> tuple[list[Prepared], list[_Sentences]]:
-        """Cut and encode texts, and let their sentences wait for their turns."""
+    ) -> list[Prepared]:
+        """Check what is asked for, cut texts and encode them."""
+        check_texts(texts)
         directions = self._directions(len(texts), source, target)
         if search.beams > self._beams:
             raise UsageError(
                 f"`beams` must be at most {self._beams}, for which memory was divided, but is {search.beams} instead."
             )
-        prepared = [
-            self._texts.prepare(text, *direction, whole=whole)
-            for text, direction in zip(texts, directions, strict=True)
-        ]
+        pairs = zip(texts, directions, strict=True)
+        return [self._texts.prepare(text, *direction, whole=whole) for text, direction in pairs]
+
+    def _start(self, prepared: Sequence[Prepared], search: SearchSettings) -> list[TextInFlight]:
+        """Let sentences wait for their turns."""
         with self._in_order:
             jobs = [self._job(ids, each, search) for each in prepared for ids in each.tokens if ids is not None]
             futures = iter(self._service.submit(jobs))
             self._submitted += len(jobs)
-        return prepared, [[None if ids is None else next(futures) for ids in each.tokens] for each in prepared]
+        return [
+            TextInFlight(
+                each,
+                [None if ids is None else next(futures) for ids in each.tokens],
+                decode=self._texts.decode,
+                alternatives=search.alternatives,
+            )
+            for each in prepared
+        ]
 
     def _directions(self, count: int, source: str | Sequence[str], target: str | Sequence[str]) -> list[Direction]:
         """Return the direction of each text, all of which are served."""
@@ -253,32 +260,9 @@ class Translator:
             payload=Request(sentence, Kind(replace(search, alternatives=search.beams), len(ids) > _LONG)),
         )
 
-    def _sentence(self, prepared: Prepared, number: int, future: Future[Any] | None) -> tuple[Translation, ...]:
-        if future is None:
-            return unchanged(prepared.segmented.pieces[number].text)
-        return self._texts.decode(future.result())
-
-    def _assembled(
-        self,
-        prepared: Sequence[Prepared],
-        submitted: Sequence[_Sentences],
-        found: Iterator[Any],
-        search: SearchSettings,
-    ) -> list[TranslatedText]:
-        """Put texts together, given the hypotheses of all sentences that were submitted."""
-        texts = []
-        for each, futures in zip(prepared, submitted, strict=True):
-            sentences = [
-                unchanged(piece.text) if future is None else self._texts.decode(next(found)[: search.alternatives])
-                for piece, future in zip(each.segmented.pieces, futures, strict=True)
-            ]
-            texts.append(each.assembled(sentences, alternatives=search.alternatives))
-        return texts
-
     def figures(self) -> Figures:
         """Return what has been done so far."""
         opened = self._opened
-        resident = (side for side in opened.sides.masks if opened.residency.resident(side))
         return Figures(
             sentences=self._submitted,
             waiting=self._service.waiting,
@@ -286,15 +270,16 @@ class Translator:
             swaps=opened.engine.swaps,
             experts_moved=opened.engine.moved,
             bytes_moved=0 if opened.pager is None else opened.pager.bytes_copied,
-            resident=tuple(f"{stack}.{key}" for stack, key in resident),
+            resident=tuple(f"{stack}.{key}" for stack, key in opened.engine.resident),
             working_peak=opened.runner.peak,
         )
 
     def close(self) -> None:
-        """Finish what was submitted, and let go of the model."""
+        """Finish what was submitted, and let go of files and threads."""
         self._service.close()
-        if self._opened.pager is not None:
-            self._opened.pager.close()
+        with self._in_order:
+            if self._opened.pager is not None:
+                self._opened.pager.close()
 
     def __enter__(self) -> Translator:
         return self
@@ -305,9 +290,7 @@ class Translator:
         self.close()
 
 
-def _check(*, longest: int, **numbers: int) -> None:
-    if not _SHORTEST <= longest <= MAX_LENGTH:
-        raise UsageError(f"`longest` must be from {_SHORTEST} to {MAX_LENGTH} tokens, but is {longest} instead.")
-    for name, number in numbers.items():
-        if number < 1:
-            raise UsageError(f"`{name}` must be 1 or more, but is {number} instead.")
+def _cancel(texts: Sequence[TextInFlight]) -> None:
+    """Take out what is not finished when a call is over, because something failed."""
+    for each in texts:
+        each.cancel()

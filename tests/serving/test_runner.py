@@ -6,31 +6,35 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from nllb_prune.errors import UsageError
+from nllb_prune.exporting.export import export
+from nllb_prune.exporting.settings import ExportSettings
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.generation.translate import length_limit
 from nllb_prune.serving.jobs import Job
-from nllb_prune.serving.opening import Settings, open_model
+from nllb_prune.serving.opening import open_model
 from nllb_prune.serving.runner import Kind, Request
+from nllb_prune.serving.settings import Settings
 from nllb_prune.serving.sides import joining, staying
 from nllb_prune.tokenization import encode, language_id
 
 LONGEST = 120
+LANGUAGES = ("eng_Latn", "deu_Latn", "spa_Latn")
 
 
-def opened(masks, memory):
+def opened(masks, memory, model="mini", dtype=None):
     settings = Settings(
         memory=memory,
         pinned=(),
-        languages=("eng_Latn", "deu_Latn", "spa_Latn"),
+        languages=LANGUAGES,
         longest=LONGEST,
         beams=3,
         rows=24,
         positions=4096,
         patience=1.0,
-        linger=0.0,
     )
-    return open_model("mini", masks, settings, dtype=None, device=None)
+    return open_model(model, masks, settings, dtype=dtype, device=None)
 
 
 def jobs(made, text, count):
@@ -58,13 +62,8 @@ def jobs(made, text, count):
         )
 
 
-@pytest.mark.parametrize("memory", [45_000_000, 60_000_000])
-def test_working_memory_is_never_exceeded(masks, text, memory):
-    made = opened(masks, memory)
-    waiting = list(jobs(made, text, 60))
-    kinds = {job.payload.kind for job in waiting}
-    assert len(kinds) == 4
-    made.engine.runner._blocks.reserve(length_limit(LONGEST) + 1)
+def peak_of(made, waiting):
+    """Return the most bytes that were allocated at once until all sentences are finished."""
     done = 0
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
         for job in waiting:
@@ -74,15 +73,37 @@ def test_working_memory_is_never_exceeded(masks, text, memory):
             assert all(outcome.error is None for outcome in outcomes)
             done += len(outcomes)
     made.pager.close()
+    assert done == len(waiting)
     events = (event for event in told.profiler.kineto_results.events() if event.name() == "[memory]")
     now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         most = max(most, now)
-    assert done == 60
+    return most
+
+
+@pytest.mark.parametrize("memory", [45_000_000, 60_000_000])
+def test_working_memory_is_never_exceeded(masks, text, memory):
+    made = opened(masks, memory)
+    waiting = list(jobs(made, text, 60))
+    assert len({job.payload.kind for job in waiting}) == 4
+    most = peak_of(made, waiting)
     assert made.plan.total == memory
     assert most <= made.runner.peak <= made.plan.working
     assert most > made.plan.working / 20  # the bound is one that matters
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nor_where_quantised_experts_become_floats(masks, text, tmp_path, scheme, dtype):
+    directions = [(a, b) for a in LANGUAGES for b in LANGUAGES if a != b]
+    export("mini", tmp_path / "model", masks=masks, directions=directions, settings=ExportSettings(experts=scheme))
+    with pytest.raises(UsageError) as told:
+        opened(None, 1, tmp_path / "model", dtype)
+    least = int(str(told.value).split("(")[1].split(" ")[0])
+    made = opened(None, least, tmp_path / "model", dtype)
+    most = peak_of(made, list(jobs(made, text, 12)))
+    assert most <= made.runner.peak <= made.plan.working
 
 
 def test_the_divided_memory_is_what_the_model_takes(masks):

@@ -149,7 +149,7 @@ def wait_of(done, target):
 @pytest.mark.parametrize("hot", ["a", "ab", "abc"])
 def test_a_rare_language_comes_through_a_flood(hot, rows, slots):
     """Also where all that are in flight finish at once, and each of the others alone would leave it room."""
-    costs = Costs(step=0.03, row=0.0, encoding=0.0, token=0.0, rows=rows, linger=0.0)
+    costs = Costs(step=0.03, row=0.0, encoding=0.0, token=0.0, rows=rows)
     scheduler, runner = small_world("abcz", slots=slots, costs=costs)
     arrivals = flood("z", hot, each=0.05, until=30.0, tokens=10, at=1.0)
     done = replay(arrivals, scheduler, runner)
@@ -161,7 +161,7 @@ def test_a_rare_language_comes_through_a_flood(hot, rows, slots):
 @pytest.mark.parametrize("rows", [3, 128])
 def test_those_that_would_leave_room_one_by_one_do_not_take_it_together(rows):
     """All in flight finish at once; then each of the others would fit beside the one that is overdue, but not all."""
-    costs = Costs(step=0.03, row=0.0, encoding=0.0, token=0.0, rows=rows, linger=0.0)
+    costs = Costs(step=0.03, row=0.0, encoding=0.0, token=0.0, rows=rows)
     scheduler, runner = small_world("abcz", slots=3, costs=costs)
     times = [0.0, 0.5, 1.0, *(1.5 + 0.29 * np.arange(60)).round(4).tolist()]  # 0.3 s of steps: never a pause
     arrivals = [Arrived(time, "x", code, 10) for time in times for code in "abc"]
@@ -178,7 +178,7 @@ def test_what_waits_for_a_row_does_not_lose_its_experts_to_who_came_later():
 
 
 def test_a_pinned_language_never_leaves():
-    costs = Costs(linger=0.0)
+    costs = Costs()
     scheduler, runner = small_world("abcd", slots=2, costs=costs, pinned="a")
     arrivals = [Arrived(0.1 * n, "x", "abcd"[n % 4], 5) for n in range(80)]
     done = replay(arrivals, scheduler, runner)
@@ -190,7 +190,7 @@ def test_a_language_that_needs_all_slots_comes_through():
     """Its experts fit beside no others'; all others would always find room beside each other."""
     masks = {("encoder", "x"): ((0,),), ("decoder", "z"): ((0, 1, 2),)}
     masks |= {("decoder", code): ((3 + n,),) for n, code in enumerate("abc")}
-    costs = Costs(row=0.0, encoding=0.0, token=0.0, linger=0.0)
+    costs = Costs(row=0.0, encoding=0.0, token=0.0)
     scheduler = Scheduler(Residency(masks, {"encoder": (1,), "decoder": (3,)}), patience=PATIENCE)
     arrivals = flood("z", "abc", each=0.05, until=30.0, tokens=10, at=1.0)
     done = replay(arrivals, scheduler, SimulatedRunner(costs, masks))

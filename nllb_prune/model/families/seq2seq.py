@@ -33,6 +33,11 @@ def decoding_sizes(config: Any) -> DecodingSizes:
     )
 
 
+def table_rows(length: int, *, pad: int) -> int:
+    """Return the rows of a table of positions that was too short for a length."""
+    return 2 * length + pad + 1
+
+
 IGNORED = ("embed_positions.weights", "_float_tensor", "final_logits_bias", ".version")
 
 
@@ -84,7 +89,7 @@ class PreNormBlocks:
             table = stack.embed_positions
             if length + self.pad + 1 > table.weights.shape[0]:
                 with torch.inference_mode(False):
-                    table.make_weights(2 * length + self.pad + 1, table.embedding_dim, table.padding_idx)
+                    table.make_weights(table_rows(length, pad=self.pad), table.embedding_dim, table.padding_idx)
 
     def finish_encoder(self, states: Tensor) -> Tensor:
         """Apply the last norm."""
