@@ -59,13 +59,13 @@ class _Watched:
         return found
 
 
-def near_tie(model: nn.Module, tokenizer: Any, request: tuple[str, str, str], masks: MaskSet) -> bool:
-    """Return whether rounding may decide how a (text, source, target) is translated greedily, within masks."""
+def margin_of(model: nn.Module, tokenizer: Any, request: tuple[str, str, str], masks: MaskSet) -> float:
+    """Return the `smallest_margin` of a (text, source, target) within masks."""
     text, source, target = request
     [ids] = encode(tokenizer, [text], source)
     keep = {stack: rows[0] for stack, rows in mask_rows(masks, [(source, target)]).items()}
     token = language_id(tokenizer, target)
-    return smallest_margin(model, source=ids, language=token, limit=length_limit(len(ids)), keep=keep) < NEAR
+    return smallest_margin(model, source=ids, language=token, limit=length_limit(len(ids)), keep=keep)
 
 
 def smallest_margin(

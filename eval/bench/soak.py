@@ -9,19 +9,21 @@ import argparse
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from eval.bench.near_ties import near_tie
+from eval.bench.near_ties import NEAR, margin_of
 from eval.bench.serving import plan_masks
 from nllb_prune import MaskSet, ParallelText, Translator, load_model, load_tokenizer, translations
 from nllb_prune.generation.translate import Translation
 from nllb_prune.languages import Direction
 from nllb_prune.model.source import embedded_text
+
+_TOGETHER = 1000
 
 Request = tuple[str, str, str]
 """Sentence, source, target."""
@@ -71,16 +73,23 @@ def anonymous() -> int:
     return 0
 
 
-def ask(translator: Translator, requests: Sequence[Request], clients: int) -> list[Translation]:
-    """Send requests from so many clients, each waiting for its answer."""
+def ask(
+    translator: Translator, requests: Sequence[Request], expected: Mapping[Request, Translation], clients: int
+) -> list[Request]:
+    """Send requests from so many clients, each waiting for its answer; return those that were answered otherwise."""
 
-    def one(request: Request) -> Translation:
+    def one(request: Request) -> Request | None:
         text, source, target = request
         [found] = translator.translate([text], source, target, whole=True)
-        return found.sentences[0][0]
+        return None if found.text == expected[request].text else request
 
-    with ThreadPoolExecutor(clients) as pool:
-        return list(tqdm(pool.map(one, requests), total=len(requests), desc="requests"))
+    different: list[Request] = []
+    with ThreadPoolExecutor(clients) as pool, tqdm(total=len(requests), desc="requests") as bar:
+        for first in range(0, len(requests), _TOGETHER):  # what waits for answers is no leak, but takes memory too
+            some = requests[first : first + _TOGETHER]
+            different += [request for request in pool.map(one, some) if request is not None]
+            bar.update(len(some))
+    return different
 
 
 def main() -> None:
@@ -97,29 +106,31 @@ def main() -> None:
     masks, directions = plan_masks(options.model, options.kept)
     requests = draw(directions, options.requests)
     expected = offline(options.model, masks, requests)
-    with Translator(options.model, masks, memory=options.memory, longest=128, beams=1) as translator:
+    with Translator(options.model, masks, memory=options.memory, longest=256, beams=1) as translator:
         before = anonymous()
         warm = min(len(requests) // 10, 2000)
         start = time.monotonic()
-        found = ask(translator, requests[:warm], options.clients)
+        different = ask(translator, requests[:warm], expected, options.clients)
         watch = Memory(0.5)
         watch.start()
-        found += ask(translator, requests[warm:], options.clients)
+        different += ask(translator, requests[warm:], expected, options.clients)
         seconds, samples = time.monotonic() - start, watch.finish()
         figures, plan = translator.figures(), translator.plan
-    different = [n for n, request in enumerate(requests) if found[n].text != expected[request].text]
     model, tokenizer = load_model(options.model), load_tokenizer(options.model)
-    ties = sum(near_tie(model, tokenizer, requests[n], masks) for n in different)
-    fifth = max(1, len(samples) // 5)
-    first, last = sorted(samples[:fifth])[fifth // 2], sorted(samples[-fifth:])[fifth // 2]
+    margins = sorted(margin_of(model, tokenizer, request, masks) for request in different)
+    ties = sum(margin < NEAR for margin in margins)
+    shown = ", ".join(f"{margin:.0e}" for margin in margins) or "none"
+    tenth = max(1, len(samples) // 10)
+    medians = [sorted(samples[n : n + tenth])[tenth // 2] for n in range(0, tenth * (len(samples) // tenth), tenth)]
     print(
         f"{len(requests)} requests in {len(set(directions))} directions from {options.clients} clients, "
         f"{len(requests) / seconds:.1f} a second; memory {options.memory} ({plan.fixed} dense, {plan.experts} slots, "
         f"{plan.working} working)\n"
         f"swaps {figures.swaps}, experts moved {figures.experts_moved}, {figures.bytes_moved / 1e9:.2f} GB\n"
-        f"answers: {len(requests) - len(different)} as offline, {ties} near-ties, {len(different) - ties} wrong\n"
-        f"anonymous memory, MB: {before / 1e6:.0f} before, then {min(samples) / 1e6:.0f} to {max(samples) / 1e6:.0f}; "
-        f"median of the first fifth {first / 1e6:.0f}, of the last {last / 1e6:.0f}\n"
+        f"answers: {len(requests) - len(different)} as offline, {ties} near-ties, {len(different) - ties} wrong "
+        f"(margins: {shown})\n"
+        f"anonymous memory, MB: {before / 1e6:.0f} before; medians of ten parts of the time after {warm} requests: "
+        f"{', '.join(f'{size / 1e6:.0f}' for size in medians)}\n"
         f"working memory set aside at most: {figures.working_peak} of {plan.working}"
     )
 
