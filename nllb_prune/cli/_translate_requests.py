@@ -39,7 +39,7 @@ def translate_requests(options: argparse.Namespace, search: SearchSettings) -> N
         options.model,
         masks,
         memory=options.memory,
-        languages=sorted(languages) or None,
+        languages=sorted(languages) if len(languages) > 1 else None,
         beams=options.beams,
         rows=options.rows,
         **placement(options),

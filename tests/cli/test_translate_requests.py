@@ -55,7 +55,7 @@ def test_sentences_and_alternatives_to_a_file(requests, tmp_path):
         ('{"text": "a", "source": "en", "target": "de"}\n{', "Line 2 of `{path}` must be a JSON object"),
         ('{"text": "a", "source": "en", "target": "klingon"}', "`language` must be"),
         ('{"text": "a", "source": "en", "target": "fra_Latn"}', "`languages` must be of the model's"),
-        ('{"text": "a", "source": "en", "target": "en"}', "must cover a direction"),
+        ('{"text": "a", "source": "en", "target": "en"}', "`target` must be a language that eng_Latn is"),
     ],
 )
 def test_wrong_lines(tmp_path, capsys, content, words):
