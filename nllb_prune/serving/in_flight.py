@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from nllb_prune.generation.search import Hypothesis
@@ -69,7 +69,7 @@ class TextInFlight:
         finally:
             self.cancel()
 
-    async def parts_async(self) -> AsyncIterator[str]:
+    async def parts_async(self) -> AsyncGenerator[str, None]:
         """Do what `parts` does."""
         ready: deque[tuple[Translation, ...]] = deque()
         parts = self._prepared.parts(ready.popleft() for _ in self._futures)

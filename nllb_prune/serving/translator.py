@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -184,8 +185,9 @@ class Translator:
         """Do what `stream` does."""
         prepared = await asyncio.to_thread(self._prepared, [text], source, target, search, whole=False)
         [in_flight] = self._start(prepared, search)
-        async for part in in_flight.parts_async():
-            yield part
+        async with aclosing(in_flight.parts_async()) as parts:
+            async for part in parts:
+                yield part
 
     def submit(
         self,

@@ -279,6 +279,19 @@ def test_a_cancelled_stream_ends_as_cancelled(resident):
     wait_for(lambda: resident.figures().waiting == 0, seconds=5)
 
 
+def test_an_asynchronous_stream_that_is_left_drops_its_sentences(resident):
+    text = "\n".join(["Wake me up at nine in the morning every day of the week."] * 400)
+
+    async def ask():
+        stream = resident.stream_async(text, *ENG_DEU)
+        assert await anext(stream)
+        await stream.aclose()
+        await asyncio.sleep(1)
+        return resident.figures().waiting
+
+    assert asyncio.run(ask()) == 0
+
+
 def test_asynchronous_stream(resident):
     text = "Wake me up at nine.\nTurn off the lights."
 
