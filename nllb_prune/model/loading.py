@@ -88,9 +88,7 @@ def load_model(
         make = partial(assemble, family, spec, config, kept=kept, scheme=scheme)
         stored = partial(stored_dtype, family, checkpoint, config)
         place = placement(device, device_map, lambda: _empty(make, stored()))
-        if dtype is None or dtype == "auto":
-            dtype = stored() if dtype == "auto" or not place.on_cpu else torch.float32
-        assert isinstance(dtype, torch.dtype)
+        dtype = resolved_dtype(dtype, on_cpu=place.on_cpu, stored=stored)
         model, state = make(dtype=dtype, device=place)
         held = None if pruning is None else pruning.kept
         Filler(family, config, checkpoint, model, state, dtype=dtype, device=place, held=held).fill()
@@ -165,6 +163,14 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | str | None:
     return found
 
 
+def resolved_dtype(dtype: torch.dtype | str | None, *, on_cpu: bool, stored: Callable[[], torch.dtype]) -> torch.dtype:
+    """Return the dtype to load in: by default float32 on the CPU and as stored elsewhere; `auto` is as stored."""
+    wanted = dtype_of(dtype)
+    if wanted is None and on_cpu:
+        return torch.float32
+    return wanted if isinstance(wanted, torch.dtype) else stored()
+
+
 def _kept(
     spec: ModelSpec, pruning: ExpertPruning | None, kept: Mapping[str, ExpertMask] | None
 ) -> Mapping[str, ExpertMask] | None:
@@ -209,8 +215,7 @@ def _embedding(family: Family, checkpoint: Checkpoint, config: Any) -> str:
 
 def stored_dtype(family: Family, checkpoint: Checkpoint, config: Any) -> torch.dtype:
     """Return the dtype of the embedding in a checkpoint."""
-    name = _embedding(family, checkpoint, config)
-    return checkpoint.stored(name).dtype if name in checkpoint else read_tensor(checkpoint, name).dtype
+    return read_tensor(checkpoint, _embedding(family, checkpoint, config)).dtype
 
 
 def finish(model: Any, folder: Path, config: Any, state: ModelRouting) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from nllb_prune.model.facts import identity_of, parameter_counts
 from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.families.seq2seq import table_rows
 from nllb_prune.model.filling import Filler
-from nllb_prune.model.loading import MASKS_FILE, dtype_of, finish, own_masks, stored_dtype
+from nllb_prune.model.loading import MASKS_FILE, finish, own_masks, resolved_dtype, stored_dtype
 from nllb_prune.model.pager import Layer, Pager, places_of
 from nllb_prune.model.placement import Placement
 from nllb_prune.model.pruned import ExpertPruning, pruning_of
@@ -78,7 +79,9 @@ def weigh(
     fetch_weights(path_or_id, folder, lambda name: prefixed(name, family) in routers)
     with Checkpoint(folder, prefix=family.base_prefix, original=family.original) as checkpoint:
         spec = fingerprinted(family, spec, checkpoint)
-        dtype = _resolved(dtype, place, lambda: stored_dtype(family, checkpoint, config))
+        dtype = resolved_dtype(
+            dtype, on_cpu=place.type == "cpu", stored=partial(stored_dtype, family, checkpoint, config)
+        )
     scheme = None if pruning is None else pruning.scheme
     ones = {stack.name: [1] * len(stack.layers) for stack in spec.stacks}
     meta = torch.device("meta")
@@ -138,7 +141,9 @@ def load_paged(
     fetch_weights(path_or_id, folder, lambda name: True)
     with Checkpoint(folder, prefix=family.base_prefix, original=family.original) as checkpoint:
         spec = fingerprinted(family, spec, checkpoint)
-        dtype = _resolved(dtype, place, lambda: stored_dtype(family, checkpoint, config))
+        dtype = resolved_dtype(
+            dtype, on_cpu=place.type == "cpu", stored=partial(stored_dtype, family, checkpoint, config)
+        )
         scheme = None if pruning is None else pruning.scheme
         model, state = assemble(family, spec, config, kept=kept, dtype=dtype, device=place, scheme=scheme, slots=slots)
         held = None if pruning is None else pruning.kept
@@ -148,19 +153,10 @@ def load_paged(
     store = files if place.type != "cuda" else _in_memory(files, banks, kept)
     state.spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
     state.pruning, state.name = pruning, model_name(path_or_id)
-    state.masks = own_masks(folder) if pruning is not None and (folder / MASKS_FILE).exists() else None
     attach_routing(model, state)
     finish(model, folder, config, state)
     state.identity = identity_of(cast(Any, model).get_input_embeddings().weight, spec, pruning)
     return PagedModel(model, Pager(banks, store))
-
-
-def _resolved(dtype: torch.dtype | str | None, place: torch.device, stored: Callable[[], torch.dtype]) -> torch.dtype:
-    """Return the dtype that `load_model` would load in."""
-    wanted = dtype_of(dtype)
-    if wanted is None and place.type == "cpu":
-        return torch.float32
-    return wanted if isinstance(wanted, torch.dtype) else stored()
 
 
 def _fixed(model: nn.Module, banks: Mapping[Layer, Bank], dtype: torch.dtype) -> int:

@@ -153,7 +153,7 @@ class ModelRunner:
         """Take a step in each loop; one that has nothing left is let go."""
         outcomes: list[Outcome] = []
         for kind, loop in list(self._loops.items()):
-            here = [job for job in self._jobs.values() if _request(job).kind == kind]
+            here = (job for job in self._jobs.values() if _request(job).kind == kind)  # looked for on errors alone
             self.steps, self.rows = self.steps + 1, self.rows + len(loop)
             found = self._outcomes(loop.step, here)
             broken = any(outcome.error is not None for outcome in found)  # in no state that can be trusted
@@ -162,12 +162,12 @@ class ModelRunner:
             outcomes += found
         return outcomes
 
-    def _outcomes(self, run: Callable[[], Mapping[object, list[Hypothesis]]], jobs: Sequence[Job]) -> list[Outcome]:
+    def _outcomes(self, run: Callable[[], Mapping[object, list[Hypothesis]]], jobs: Iterable[Job]) -> list[Outcome]:
         """Run a part of decoding; its errors are those of the sentences that were in it."""
         try:
             found = run()
         except Exception as error:
-            return [Outcome(self._jobs.pop(job.key), error=error) for job in jobs]
+            return [Outcome(self._jobs.pop(job.key), error=error) for job in list(jobs)]
         return [Outcome(self._jobs.pop(key), hypotheses) for key, hypotheses in found.items()]  # type: ignore[call-overload]
 
     def drop(self, job: Job) -> None:

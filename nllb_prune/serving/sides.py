@@ -58,9 +58,10 @@ class LanguageSides:
                 f"{', '.join(self._known)}."
             )
         self._served = frozenset(self.directions)
-        self.sources = tuple(code for code in self._known if code in {source for source, _ in self.directions})
+        sources, targets = (set(side) for side in zip(*self.directions, strict=True))
+        self.sources = tuple(code for code in self._known if code in sources)
         """Languages that are translated from."""
-        self.targets = tuple(code for code in self._known if code in {target for _, target in self.directions})
+        self.targets = tuple(code for code in self._known if code in targets)
         """Languages that are translated into."""
         self.masks = self._by_side()
         """Kept experts of each side that a direction needs."""
@@ -158,5 +159,5 @@ def _chosen(languages: Sequence[str], known: Sequence[str]) -> list[str]:
     codes = [language(name).code for name in languages]
     unknown = [code for code in codes if code not in known]
     if unknown:
-        raise UsageError(f"`languages` must be of the model's, {', '.join(known)}, but has {unknown[0]}.")
+        raise UsageError(f"`languages` must be of the model's, {', '.join(known)}, but has {unknown[0]} instead.")
     return list(dict.fromkeys(codes))

@@ -108,12 +108,14 @@ class Translator:
             positions=positions,
             patience=patience,
         )
-        masks = MaskSet.load(Path(masks)) if isinstance(masks, str | Path) else masks
+        masks = MaskSet.load(masks) if isinstance(masks, str | Path) else masks
         self._opened: Opened = open_model(model, masks, settings, dtype=dtype, device=device)
         self._beams = beams
         self._texts = Texts(self._opened.tokenizer, longest=longest)
         self._keys, self._in_order = itertools.count(), threading.Lock()
         self._submitted = 0
+        targets = self._opened.sides.targets
+        self._tokens = {code: language_id(self._opened.tokenizer, code) for code in targets}
         self._service = Service(self._opened.engine)
 
     @property
@@ -250,7 +252,7 @@ class Translator:
         sentence = Sentence(
             key=key,
             source=ids,
-            language=language_id(opened.tokenizer, text.target),
+            language=self._tokens[text.target],
             limit=length_limit(len(ids)),
             keep=opened.sides.keep(sides, opened.device),
         )

@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from nllb_prune.generation.cache import TargetCache, columns_for, rows_for
 from nllb_prune.generation.footprint import Footprint, Held, Rows
@@ -14,20 +13,9 @@ from nllb_prune.model.blocks import blocks_of
 from nllb_prune.model.families import family_of
 from nllb_prune.model.loading import load_model
 from nllb_prune.model.routing import routing_of
+from tests.allocation import peak_of
 
 NEVER = -1  # no token
-
-
-def peak(run):
-    """Return the most bytes that were allocated at once while something ran."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
-        run()
-    events = (event for event in told.profiler.kineto_results.events() if event.name() == "[memory]")
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 def footprint(model, beams):
@@ -66,7 +54,7 @@ def test_rows_that_join_together(any_model, rows, length, beams):
 
     each = footprint(any_model, beams)
     bound = each.cache(Rows(), joining) + each.workspace(Rows(), joining)
-    most = peak(run)
+    most = peak_of(run)
     assert most <= bound <= 5 * most
 
 
@@ -92,7 +80,7 @@ def test_rows_that_come_and_go(beams):
             for _ in range(chance.randint(1, 30)):
                 loop.step()
 
-    assert peak(run) <= max(bounds)
+    assert peak_of(run) <= max(bounds)
 
 
 def test_the_cache_grows_no_further_than_it_says():

@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from nllb_prune.errors import UsageError
 from nllb_prune.exporting.export import export
@@ -18,6 +17,7 @@ from nllb_prune.serving.runner import Kind, Request
 from nllb_prune.serving.settings import Settings
 from nllb_prune.serving.sides import joining, staying
 from nllb_prune.tokenization import encode, language_id
+from tests.allocation import peak_of
 
 LONGEST = 120
 LANGUAGES = ("eng_Latn", "deu_Latn", "spa_Latn")
@@ -62,23 +62,21 @@ def jobs(made, text, count):
         )
 
 
-def peak_of(made, waiting):
+def peak_until_finished(made, waiting):
     """Return the most bytes that were allocated at once until all sentences are finished."""
-    done = 0
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+    done = []
+
+    def run():
         for job in waiting:
             made.engine.add(job)
         while not made.engine.idle:
             outcomes = made.engine.turn()
             assert all(outcome.error is None for outcome in outcomes)
-            done += len(outcomes)
+            done.extend(outcomes)
+
+    most = peak_of(run)
     made.pager.close()
-    assert done == len(waiting)
-    events = (event for event in told.profiler.kineto_results.events() if event.name() == "[memory]")
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
+    assert len(done) == len(waiting)
     return most
 
 
@@ -87,7 +85,7 @@ def test_working_memory_is_never_exceeded(masks, text, memory):
     made = opened(masks, memory)
     waiting = list(jobs(made, text, 60))
     assert len({job.payload.kind for job in waiting}) == 4
-    most = peak_of(made, waiting)
+    most = peak_until_finished(made, waiting)
     assert made.plan.total == memory
     assert most <= made.runner.peak <= made.plan.working
     assert most > made.plan.working / 20  # the bound is one that matters
@@ -102,7 +100,7 @@ def test_nor_where_quantised_experts_become_floats(masks, text, tmp_path, scheme
         opened(None, 1, tmp_path / "model", dtype)
     least = int(str(told.value).split("(")[1].split(" ")[0])
     made = opened(None, least, tmp_path / "model", dtype)
-    most = peak_of(made, list(jobs(made, text, 12)))
+    most = peak_until_finished(made, list(jobs(made, text, 12)))
     assert most <= made.runner.peak <= made.plan.working
 
 
