@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nllb_prune import _auto_classes
 from nllb_prune._version import __version__
-from nllb_prune.errors import UsageError
+from nllb_prune.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
     from nllb_prune.calibration.calibrate import calibrate
@@ -70,6 +70,7 @@ __all__ = [
     "SearchSettings",
     "Translation",
     "Translator",
+    "Unavailable",
     "UsageError",
     "__version__",
     "calibrate",

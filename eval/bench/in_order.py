@@ -24,6 +24,8 @@ class InOrder:
         self._direction: tuple[Side, ...] | None = None
         self.coming: Swap | None = None
         """The swap that is under way."""
+        self.ahead: Sequence[Side] = ()
+        """Sides to bring in before anybody waits for them: none."""
 
     def __len__(self) -> int:
         """Return how many sentences wait."""

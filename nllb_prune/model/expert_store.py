@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nllb_prune.errors import UsageError
 from nllb_prune.model.expert_files import ExpertFile, Run, runs_of
 from nllb_prune.weights.stored import StoredTensor
 
@@ -44,6 +45,16 @@ class ExpertStore(Protocol):
             UsageError: if it cannot be read whole; what is in the slot then is of no use.
         """
 
+    def hold(self, experts: Collection[ExpertId]) -> None:
+        """Make ready to copy some experts, beside those that are held.
+
+        Raises:
+            UsageError: if that cannot be; nothing has changed then.
+        """
+
+    def keep_only(self, experts: Collection[ExpertId]) -> None:
+        """Let go of all but some experts."""
+
     def close(self) -> None:
         """Let go of files and memory."""
 
@@ -56,7 +67,8 @@ class FileStore:
     mapped file that cannot be read would end the process.
 
     Args:
-        tensors: The place of each tensor in a file, by expert and parameter of the bank.
+        tensors: The place of each tensor in a file, by expert and parameter of the bank; of all experts that may ever
+            be held, since files are opened here alone.
     """
 
     def __init__(self, tensors: Mapping[ExpertId, Mapping[str, StoredTensor]]) -> None:
@@ -97,6 +109,18 @@ class FileStore:
         self._files[run.path].read(replace(run, offset=offset), [memory[first : first + size]])
         return staged[first : first + size].view(run.dtype)
 
+    def hold(self, experts: Collection[ExpertId]) -> None:
+        """Require that experts are in the files."""
+        lacking = next((expert for expert in experts if expert not in self._runs), None)
+        if lacking is not None:
+            raise UsageError(
+                f"The checkpoint must hold expert {lacking[2]} of sparse layer {lacking[1]} of the {lacking[0]}, but "
+                "does not, or not as the others; it is incomplete."
+            )
+
+    def keep_only(self, experts: Collection[ExpertId]) -> None:
+        """Do nothing: an expert in a file takes no memory."""
+
     @cached_property
     def _staged(self) -> tuple[Tensor, memoryview]:
         staged = torch.empty(_STAGED + _LINE, dtype=torch.uint8)
@@ -113,29 +137,35 @@ class MemoryStore:
     """Experts in the memory of the host, page-locked where the slots are on a CUDA device, so that copies need no wait.
 
     Args:
-        source: Each is read from here once.
+        source: Each is read from here when it is held; belongs to this store from now on.
         shapes: The places of a slot by sparse layer, which experts are stored like.
-        experts: Which to hold.
         pinned: Whether to lock the pages.
     """
 
     def __init__(
-        self,
-        source: ExpertStore,
-        shapes: Mapping[tuple[str, int], Mapping[str, Place]],
-        experts: Mapping[tuple[str, int], tuple[int, ...]],
-        *,
-        pinned: bool,
+        self, source: ExpertStore, shapes: Mapping[tuple[str, int], Mapping[str, Place]], *, pinned: bool
     ) -> None:
+        self._source, self._shapes, self._pinned = source, shapes, pinned
         self._tensors: dict[ExpertId, dict[str, Tensor]] = {}
-        for (stack, layer), ids in experts.items():
-            for expert in ids:  # each apart: torch rounds page-locked memory up to a power of two
-                mine = {
-                    name: torch.empty(place.tensor.shape, dtype=place.tensor.dtype, pin_memory=pinned)
-                    for name, place in shapes[stack, layer].items()
-                }
-                source.copy((stack, layer, expert), {name: Place(tensor) for name, tensor in mine.items()})
-                self._tensors[stack, layer, expert] = mine
+
+    def hold(self, experts: Collection[ExpertId]) -> None:
+        """Read experts that are not here yet; others may be copied meanwhile."""
+        self._source.hold(experts)
+        new = {expert: self._read(expert) for expert in experts if expert not in self._tensors}
+        self._tensors = self._tensors | new
+
+    def _read(self, expert: ExpertId) -> dict[str, Tensor]:
+        tensors = {  # each apart: torch rounds page-locked memory up to a power of two
+            name: torch.empty(place.tensor.shape, dtype=place.tensor.dtype, pin_memory=self._pinned)
+            for name, place in self._shapes[expert[:2]].items()
+        }
+        self._source.copy(expert, {name: Place(tensor) for name, tensor in tensors.items()})
+        return tensors
+
+    def keep_only(self, experts: Collection[ExpertId]) -> None:
+        """Free the memory of all but some experts."""
+        wanted = set(experts)
+        self._tensors = {expert: tensors for expert, tensors in self._tensors.items() if expert in wanted}
 
     def copy(self, expert: ExpertId, slot: Mapping[str, Place]) -> int:
         """Copy an expert into a slot; on a CUDA device the copy is only begun, in the current stream."""
@@ -146,5 +176,6 @@ class MemoryStore:
         return size
 
     def close(self) -> None:
-        """Free the memory."""
-        self._tensors.clear()
+        """Free the memory, and let go of the source."""
+        self._tensors = {}
+        self._source.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from nllb_prune.masks import MaskSet
 from nllb_prune.model.assembly import assemble
 from nllb_prune.model.decoding_sizes import DecodingSizes
 from nllb_prune.model.describe import fingerprinted, prefixed, require_sparse, router_names
-from nllb_prune.model.expert_store import ExpertId, ExpertStore, FileStore, MemoryStore, Place
+from nllb_prune.model.expert_store import ExpertId, ExpertStore, FileStore, MemoryStore
 from nllb_prune.model.facts import identity_of, parameter_counts
 from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.families.seq2seq import table_rows
@@ -122,7 +123,7 @@ def load_paged(
 
     Args:
         path_or_id: As of `load_model`.
-        kept: Experts that may ever be brought in, by stack and sparse layer.
+        kept: Experts that may be brought in, by stack and sparse layer, until the store is told to `hold` others.
         slots: Of each sparse layer by stack.
         dtype: As of `load_model`.
         device: One for all. On a CUDA device the experts wait in page-locked memory of the host, elsewhere in the files
@@ -149,8 +150,10 @@ def load_paged(
         held = None if pruning is None else pruning.kept
         Filler(family, config, checkpoint, model, state, dtype=dtype, device=Placement.on(place), held=held).fill()
         banks = banks_of(model, family, state)
-        files = FileStore(_stored_experts(family, checkpoint, banks, state, kept))
-    store = files if place.type != "cuda" else _in_memory(files, banks, kept)
+        store: ExpertStore = FileStore(_stored_experts(family, checkpoint, banks, state, kept, held=held))
+    if place.type == "cuda":
+        store = MemoryStore(store, {layer: places_of(bank)[0] for layer, bank in banks.items()}, pinned=True)
+    store.hold(expert_ids(kept))
     state.spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
     state.pruning, state.name = pruning, model_name(path_or_id)
     attach_routing(model, state)
@@ -201,15 +204,19 @@ def _stored_experts(
     banks: Mapping[Layer, Bank],
     state: ModelRouting,
     kept: Mapping[str, ExpertMask],
+    *,
+    held: Mapping[str, ExpertMask] | None,
 ) -> dict[ExpertId, dict[str, StoredTensor]]:
-    """Return where each tensor of the experts that may come is, by parameter of the bank."""
+    """Return where each tensor of an expert is, by parameter of the bank; of those that are kept, all must be right."""
     found: dict[ExpertId, dict[str, StoredTensor]] = {}
     for stack in state.spec.stacks:
         for number, layer in enumerate(stack.layers):
             path, bank = family.sparse_path(stack.name, layer), banks[stack.name, number]
-            for expert in kept[stack.name][number]:
-                names = family.expert_tensors(path, expert)
-                found[stack.name, number, expert] = dict(_places(names, bank, checkpoint))
+            wanted = set(kept[stack.name][number])
+            for expert in range(stack.experts) if held is None else held[stack.name][number]:
+                with nullcontext() if expert in wanted else suppress(UsageError):  # the store refuses it if asked for
+                    names = family.expert_tensors(path, expert)
+                    found[stack.name, number, expert] = dict(_places(names, bank, checkpoint))
     return found
 
 
@@ -231,9 +238,6 @@ def _places(names: Mapping[str, str], bank: Bank, checkpoint: Checkpoint) -> Ite
             yield place, stored
 
 
-def _in_memory(files: FileStore, banks: Mapping[Layer, Bank], kept: Mapping[str, ExpertMask]) -> ExpertStore:
-    shapes: dict[Layer, dict[str, Place]] = {layer: places_of(bank)[0] for layer, bank in banks.items()}
-    experts = {(stack, number): ids for stack, mask in kept.items() for number, ids in enumerate(mask)}
-    store = MemoryStore(files, shapes, experts, pinned=True)
-    files.close()
-    return store
+def expert_ids(kept: Mapping[str, ExpertMask]) -> list[ExpertId]:
+    """Return the experts of masks of stacks."""
+    return [(stack, layer, expert) for stack, mask in kept.items() for layer, ids in enumerate(mask) for expert in ids]

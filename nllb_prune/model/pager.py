@@ -47,6 +47,7 @@ class Pager:
         """So far."""
         self._places = {layer: places_of(bank) for layer, bank in banks.items()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="expert-pager")
+        self._broken_off = False
         device = next(iter(banks.values())).slot_of.device if banks else torch.device("cpu")
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -88,6 +89,8 @@ class Pager:
         with torch.cuda.stream(self._stream), torch.inference_mode():
             try:
                 for move in copying.moves:
+                    if self._broken_off:
+                        return
                     places = self._places[move.stack, move.layer][move.slot]
                     self.bytes_copied += self.store.copy((move.stack, move.layer, move.expert), places)
                     copying.copied.append(move)
@@ -95,8 +98,9 @@ class Pager:
                 if self._stream is not None:
                     copying.on_device = self._stream.record_event()
 
-    def close(self) -> None:
-        """Wait for what is under way, and let go of the store."""
+    def close(self, *, finish: bool = True) -> None:
+        """Wait for what is under way, or break it off after the next expert, and let go of the store."""
+        self._broken_off = not finish
         self._thread.shutdown()
         self.store.close()
 

@@ -69,6 +69,11 @@ def embedded_text() -> Path:
     return model_folder("mini") / "text"
 
 
+def embedded_masks() -> Path:
+    """Return the masks that ship with `mini`: a quarter of its experts for each language."""
+    return _embedded("mini").parent / "mini-masks.json"
+
+
 def model_name(path_or_id: str | Path) -> str:
     """Return what to call a model in files that travel: an embedded name, a Hub id, or the last part of a path."""
     path = Path(path_or_id)

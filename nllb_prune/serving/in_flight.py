@@ -9,9 +9,12 @@ from concurrent.futures import Future
 
 from nllb_prune.generation.search import Hypothesis
 from nllb_prune.generation.translate import Translation
-from nllb_prune.serving.texts import Prepared, TranslatedText, unchanged
+from nllb_prune.serving.engine import Outcome
+from nllb_prune.serving.runner import generated
+from nllb_prune.serving.texts import Prepared, TranslatedText, Work, unchanged
 
-Pending = Future[list[Hypothesis]]
+Pending = Future[Outcome]
+"""The outcome of a sentence, whose result is its hypotheses, best first."""
 
 
 class TextInFlight:
@@ -83,15 +86,24 @@ class TextInFlight:
         finally:
             self.cancel()
 
-    def _assembled(self, found: Sequence[Sequence[Hypothesis] | None]) -> TranslatedText:
+    def _assembled(self, found: Sequence[Outcome | None]) -> TranslatedText:
         sentences = [self._translations(number, each) for number, each in enumerate(found)]
-        return self._prepared.assembled(sentences, alternatives=self._alternatives)
+        return self._prepared.assembled(sentences, alternatives=self._alternatives, work=self._work(found))
 
-    def _translations(self, number: int, found: Sequence[Hypothesis] | None) -> tuple[Translation, ...]:
+    def _work(self, found: Sequence[Outcome | None]) -> Work:
+        outcomes = [each for each in found if each is not None]
+        return Work(
+            source_tokens=sum(len(ids) for ids in self._prepared.tokens if ids is not None),
+            target_tokens=sum(generated(each.result) for each in outcomes),
+            waited=max((each.waited for each in outcomes), default=0.0),
+            translating=max((each.translating for each in outcomes), default=0.0),
+        )
+
+    def _translations(self, number: int, found: Outcome | None) -> tuple[Translation, ...]:
         if found is None:
             return unchanged(self._prepared.segmented.pieces[number].text)
-        return self._decode(found[: self._alternatives])
+        return self._decode(found.result[: self._alternatives])
 
 
-async def _awaited(future: Pending) -> list[Hypothesis]:
+async def _awaited(future: Pending) -> Outcome:
     return await asyncio.wrap_future(future)

@@ -14,9 +14,9 @@ class Job:
 
     key: int
     """Numbers follow the order of arrival."""
-    joining: tuple[Side, ...]
+    joining: tuple[Side, ...] = ()
     """Sides it needs only when it joins: the encoder's."""
-    staying: tuple[Side, ...]
+    staying: tuple[Side, ...] = ()
     """Sides it needs until it is finished: the decoder's."""
     arrived: float
     """Seconds of the engine's clock."""

@@ -26,6 +26,7 @@ from nllb_prune.serving.memory import MemoryPlan, Needs, counts_of, largest_side
 from nllb_prune.serving.residency import Arrival, Residency, Side
 from nllb_prune.serving.runner import ModelRunner, Room
 from nllb_prune.serving.scheduler import Scheduler
+from nllb_prune.serving.served import Served, Serving
 from nllb_prune.serving.settings import Settings
 from nllb_prune.serving.sides import LanguageSides, staying
 from nllb_prune.tokenization import known_languages
@@ -40,13 +41,14 @@ class Opened:
 
     model: nn.Module
     tokenizer: Any
-    sides: LanguageSides
-    plan: MemoryPlan
-    residency: Residency
+    known: tuple[str, ...]
+    """Languages of the tokenizer."""
+    weighed: Weighed
+    settings: Settings
+    serving: Serving
     runner: ModelRunner
     engine: Engine
     pager: Pager | None
-    device: torch.device
 
 
 def open_model(
@@ -70,13 +72,9 @@ def open_model(
             f"`model` must be of a family that is decoded here, but {weighed.spec.family} gives no blocks; use "
             "`translations`, which runs it through transformers."
         )
-    sides = LanguageSides(
-        weighed.spec,
-        weighed.masks if masks is None else masks,
-        weighed.pruning,
-        known=known_languages(tokenizer),
-        languages=settings.languages,
-    )
+    masks = weighed.masks if masks is None else masks
+    known = known_languages(tokenizer)
+    sides = sides_of(weighed, masks, known, settings)
     pinned = sides.pinned(settings.pinned)
     footprint = partial(_footprint, weighed.sizes, weighed)
     plan = plan_memory(_needs(weighed, sides, pinned, footprint, settings), settings.memory)
@@ -84,26 +82,43 @@ def open_model(
     blocks = blocks_of(model)
     assert blocks is not None, "a family with sizes has blocks"
     blocks.reserve(positions)
-    room = Room(rows=settings.rows, positions=settings.positions, working=plan.working)
-    runner = ModelRunner(blocks, pager, device=place, room=room, footprint=footprint)
     residency = Residency(sides.masks, plan.slots, pinned=pinned)
+    served = Served(masks=masks, sides=sides, plan=plan, pinned=pinned, residency=residency)
     if pager is not None:
         try:
-            bring_in(pager, residency, pinned if plan.paged else tuple(sides.masks))
+            bring_in(pager, residency, served.ahead)
         except BaseException:
             pager.close()
             raise
-    engine = Engine(Scheduler(residency, patience=settings.patience), runner)
+    serving = Serving(served, device=place)
+    room = Room(rows=settings.rows, positions=settings.positions, working=plan.working)
+    runner = ModelRunner(blocks, pager, device=place, room=room, footprint=footprint, keep=serving.keep)
     return Opened(
         model=model,
         tokenizer=tokenizer,
-        sides=sides,
-        plan=plan,
-        residency=residency,
+        known=known,
+        weighed=weighed,
+        settings=settings,
+        serving=serving,
         runner=runner,
-        engine=engine,
+        engine=Engine(Scheduler(residency, patience=settings.patience), runner, place=serving.place),
         pager=pager,
-        device=place,
+    )
+
+
+def sides_of(weighed: Weighed, masks: MaskSet | None, known: Sequence[str], settings: Settings) -> LanguageSides:
+    """Return the sides that masks make of a model, of those known languages that are to be served.
+
+    Raises:
+        UsageError: as `LanguageSides` does.
+    """
+    return LanguageSides(
+        weighed.spec,
+        masks,
+        weighed.pruning,
+        known=known,
+        languages=settings.languages,
+        full=settings.full,
     )
 
 

@@ -15,10 +15,16 @@ from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.model.move import Move
 
 Side = tuple[str, str]
-"""Stack and key of a mask: a language, a direction, or `*`."""
+"""Stack and key of a mask: a language, a direction, `*`, or `FULL`."""
+
+FULL = "full"
+"""Key of a side that is all experts of a stack, beside those of masks; the name of no language."""
 
 _Layers = tuple[int, ...]
 """Experts of each sparse layer of a stack, bit e for expert e."""
+
+_NEVER = -1
+"""When an expert was used last that nobody will use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,14 @@ class Residency:
                     f"`slots` must have room for {side_name(side)}" + (" and what is pinned" if pinned else "") + ", "
                     "but have not; give more memory or pin fewer languages."
                 )
+
+    def take_over(self, other: Residency) -> None:
+        """Begin with the experts that are in the slots of another, of as many; what no side wants leaves first."""
+        self._stacks, self._clock = other._stacks, other._clock
+        self._known.clear()
+        for stack, union in self._unions(self._sides).items():
+            for wanted, layer in zip(union, self._stacks[stack], strict=True):
+                layer.touch(layer.there & ~wanted, _NEVER)
 
     @property
     def sides(self) -> Collection[Side]:
@@ -197,4 +211,6 @@ def _ids(bits: int) -> list[int]:
 def side_name(side: Side) -> str:
     """Return what to call a side in a message."""
     stack, key = side
+    if key == FULL:
+        return f"all of the {stack}'s experts"
     return f"the {stack}'s experts for {'all languages' if key == '*' else key}"

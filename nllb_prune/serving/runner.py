@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from nllb_prune.generation.footprint import Footprint, Held, Rows
 from nllb_prune.generation.loop import DecodingLoop, Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
+from nllb_prune.languages import Direction
 from nllb_prune.model.blocks import Blocks
 from nllb_prune.model.pager import Copying, Pager
 from nllb_prune.serving.engine import Outcome
 from nllb_prune.serving.holding import Holding
 from nllb_prune.serving.jobs import Job
-from nllb_prune.serving.residency import Arrival, Swap
+from nllb_prune.serving.residency import Arrival, Side, Swap
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,11 @@ class Request:
     """What a job of a model carries."""
 
     sentence: Sentence
+    """Without experts: it is given those of its sides when it joins."""
     kind: Kind
+    direction: Direction
+    full: bool = False
+    """Whether it uses all experts, not those that are kept for its direction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class ModelRunner:
         device: Of the model.
         room: For sentences in flight.
         footprint: Number of beams -> what they take.
+        keep: Sides -> experts they allow, as in `Sentence`.
     """
 
     def __init__(
@@ -69,9 +76,10 @@ class ModelRunner:
         device: torch.device,
         room: Room,
         footprint: Callable[[int], Footprint],
+        keep: Callable[[Sequence[Side]], Mapping[str, Tensor]],
     ) -> None:
         self._blocks, self._pager, self._device, self._room = blocks, pager, device, room
-        self._footprint = footprint
+        self._footprint, self._keep = footprint, keep
         self._footprints: dict[int, Footprint] = {}
         self._loops: dict[Kind, DecodingLoop] = {}
         self._jobs: dict[int, Job] = {}
@@ -81,6 +89,10 @@ class ModelRunner:
         """Taken so far."""
         self.rows = 0
         """Of all steps, added up."""
+        self.source_tokens = 0
+        """Of the sentences that are finished."""
+        self.target_tokens = 0
+        """Of their best translations."""
         self.peak = 0
         """The most bytes that caches and workspace were allowed to take at once."""
 
@@ -143,11 +155,14 @@ class ModelRunner:
                 self._loops[kind] = DecodingLoop(self._blocks, kind.search, device=self._device)
             self._jobs.update({job.key: job for job in each})
             loop = self._loops[kind]
-            found = self._outcomes(partial(loop.add, [_request(job).sentence for job in each]), each)
+            found = self._outcomes(partial(loop.add, list(map(self._sentence, each))), each)
             if any(outcome.error is not None for outcome in found):
                 loop.cancel([job.key for job in each])  # whatever of them came in
             outcomes += found
         return outcomes
+
+    def _sentence(self, job: Job) -> Sentence:
+        return replace(_request(job).sentence, keep=self._keep(job.sides))
 
     def step(self) -> list[Outcome]:
         """Take a step in each loop; one that has nothing left is let go."""
@@ -168,7 +183,12 @@ class ModelRunner:
             found = run()
         except Exception as error:
             return [Outcome(self._jobs.pop(job.key), error=error) for job in list(jobs)]
-        return [Outcome(self._jobs.pop(key), hypotheses) for key, hypotheses in found.items()]  # type: ignore[call-overload]
+        return [self._finished(self._jobs.pop(key), hypotheses) for key, hypotheses in found.items()]  # type: ignore[call-overload]
+
+    def _finished(self, job: Job, hypotheses: list[Hypothesis]) -> Outcome:
+        self.source_tokens += len(_request(job).sentence.source)
+        self.target_tokens += generated(hypotheses)
+        return Outcome(job, hypotheses)
 
     def drop(self, job: Job) -> None:
         """Forget a sentence that is in flight."""
@@ -193,6 +213,11 @@ class ModelRunner:
         except Exception as error:  # whatever it is, those who wait for these experts are told
             return Arrival(tuple(copying.copied), error)
         return Arrival(tuple(copying.copied))
+
+
+def generated(hypotheses: Sequence[Hypothesis]) -> int:
+    """Return the tokens of the best translation of a sentence, `</s>` counted."""
+    return len(hypotheses[0].tokens) + hypotheses[0].ended
 
 
 def _request(job: Job) -> Request:

@@ -10,7 +10,7 @@ to take sentences in the order in which they came would then take a swap for nea
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge, nlargest
@@ -53,6 +53,8 @@ class Scheduler:
 
     def __init__(self, residency: Residency, *, patience: float) -> None:
         self.residency, self.patience = residency, patience
+        self.ahead: deque[Side] = deque()
+        """Sides to bring in before anybody waits for them, when nobody waits for others."""
         self._groups: dict[tuple[Side, ...], _Group] = {}
         self._running: dict[int, Job] = {}
         self._in_use: Counter[Side] = Counter()
@@ -79,6 +81,26 @@ class Scheduler:
         group = self._groups[job.sides]
         self._waiting[job.key] = group.jobs[job.key] = job
         group.arrivals += job.arrived
+
+    def waiting(self) -> list[Job]:
+        """Return the sentences that wait, in the order in which they came."""
+        return list(self._waiting.values())
+
+    def go_on(self, residency: Residency, jobs: Iterable[Job], *, ahead: Iterable[Side]) -> None:
+        """Go on with other sides and slots, while nobody is being translated.
+
+        Args:
+            residency: Of the new sides.
+            jobs: The sentences that wait, as they need the new sides.
+            ahead: What to bring in when nobody waits for others.
+        """
+        assert not self._running, "those who are being translated need the old sides"
+        assert self._coming is None, "what comes belongs to the old sides"
+        self.residency, self.ahead = residency, deque(ahead)
+        self._groups, self._waiting = {}, {}
+        self._changed()
+        for job in jobs:
+            self.add(job)
 
     def joinable(self, now: float) -> Iterator[Job]:
         """Yield the sentences that may join, the oldest first; `joined` is told of them when all are chosen."""
@@ -138,7 +160,7 @@ class Scheduler:
         if overdue is not None:
             self._coming = self._bring(overdue.sides, keep=self._wanted(before=overdue.key))
         elif not self._stuck:
-            self._coming = self._bring_most_wanted(now)
+            self._coming = self._bring_most_wanted(now) or self._bring_ahead()
             self._stuck = self._coming is None
         if self._coming is not None:
             self._changed()
@@ -148,6 +170,16 @@ class Scheduler:
         keep = self._wanted()
         found = (self._bring(group.sides, keep=keep) for group in self._most_wanted(now))
         return next((swap for swap in found if swap is not None), None)
+
+    def _bring_ahead(self) -> Swap | None:
+        while self.ahead and self.residency.resident(self.ahead[0]):
+            self.ahead.popleft()
+        if not self.ahead:
+            return None
+        swap = self._bring((self.ahead[0],), keep=self._wanted())
+        if swap is not None:
+            self.ahead.popleft()  # if it does not come, it does when somebody waits for it
+        return swap
 
     def swapped(self, swap: Swap, arrival: Arrival) -> None:
         """Take note of what came of a swap."""

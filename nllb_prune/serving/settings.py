@@ -26,6 +26,7 @@ class Settings:
     rows: int
     positions: int
     patience: float
+    full: bool = False
 
 
 def checked(
@@ -38,6 +39,7 @@ def checked(
     rows: int,
     positions: int,
     patience: float,
+    full: bool = False,
 ) -> Settings:
     """Return settings that mean something.
 
@@ -65,6 +67,7 @@ def checked(
         rows=rows,
         positions=positions,
         patience=patience,
+        full=full,
     )
 
 

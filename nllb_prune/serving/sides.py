@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nllb_prune.errors import UsageError
-from nllb_prune.expert_mask import ExpertMask, mask_array, union
+from nllb_prune.expert_mask import ExpertMask, mask_array, size, union
 from nllb_prune.languages import Direction, language
 from nllb_prune.masks import GLOBAL_KEY, MaskSet
 from nllb_prune.model.pruned import ExpertPruning
-from nllb_prune.model.spec import ModelSpec
-from nllb_prune.serving.residency import Side
+from nllb_prune.model.spec import ModelSpec, Stack
+from nllb_prune.serving.residency import FULL, Side
 
 _JOINING = ("encoder",)
 """Stacks that a sentence runs through once, when it joins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageSide:
+    """What a stack keeps for a language, as it is shown."""
+
+    stack: str
+    key: str
+    """A language, a direction, `*` for all of them, or `full` for all experts."""
+    mask: ExpertMask
+    experts_of_layer: int
+    """That a sparse layer of the full model has."""
+    layers: tuple[int, ...]
+    """Index of each sparse layer among the layers of the stack."""
+    bytes: int
+    resident: bool
+    """Whether all of its experts are in memory."""
 
 
 class LanguageSides:
@@ -28,9 +46,10 @@ class LanguageSides:
         pruning: What a pruned checkpoint says of itself.
         known: Languages of the tokenizer.
         languages: Serve these alone.
+        full: Adds sides of all experts, which any direction may use instead.
 
     Raises:
-        UsageError: on masks of another model, and where no direction is left.
+        UsageError: on masks of another model, where no direction is left, and on `full` of a model that lacks experts.
     """
 
     def __init__(
@@ -41,10 +60,16 @@ class LanguageSides:
         *,
         known: Sequence[str],
         languages: Sequence[str] | None = None,
+        full: bool = False,
     ) -> None:
         if masks is not None:
             masks.check_model(spec)
+        if full:
+            _check_whole(spec, pruning)
         self._spec, self._masks, self._pruning = spec, masks, pruning
+        self._full = full and masks is not None
+        self.offers_full = full or (masks is None and _whole(spec, pruning))
+        """Whether all experts may be asked for; without masks, that is what every direction uses."""
         if languages is not None and len(set(languages)) < 2:
             raise UsageError(f"`languages` must be two or more, but are {', '.join(languages) or 'none'} instead.")
         self._known = tuple(known) if languages is None else tuple(_chosen(languages, known))
@@ -79,6 +104,8 @@ class LanguageSides:
             for side in self.of(*direction):
                 if side not in found:
                     found[side] = self._mask(side, direction)
+        if self._full:
+            found |= {(stack.name, FULL): _every(stack) for stack in self._spec.stacks}
         return dict(sorted(found.items()))
 
     def _mask(self, side: Side, direction: Direction) -> ExpertMask:
@@ -86,8 +113,7 @@ class LanguageSides:
             return self._masks.mask(side[0], *direction)
         if self._pruning is not None:
             return self._pruning.kept[side[0]]
-        stack = self._spec.stack(side[0])
-        return tuple(tuple(range(stack.experts)) for _ in stack.layers)
+        return _every(self._spec.stack(side[0]))
 
     @property
     def kept(self) -> dict[str, ExpertMask]:
@@ -97,12 +123,14 @@ class LanguageSides:
             for stack in self._spec.stacks
         }
 
-    def check(self, source: str, target: str) -> None:
-        """Refuse a direction that is not served.
+    def check(self, source: str, target: str, *, full: bool = False) -> None:
+        """Refuse a direction that is not served, within the experts that are kept or all.
 
         Raises:
             UsageError: with the languages that are.
         """
+        if full and not self.offers_full:
+            raise UsageError("`full` must be False, but is True instead; open the translator with `full=True` for it.")
         if (source, target) in self._served:
             return
         for name, code, served in (("source", source, self.sources), ("target", target, self.targets)):
@@ -110,8 +138,10 @@ class LanguageSides:
                 raise UsageError(f"`{name}` must be one of {', '.join(served)}, but is {code} instead.")
         raise UsageError(f"`target` must be a language that {source} is translated into, but is {target} instead.")
 
-    def of(self, source: str, target: str) -> tuple[Side, ...]:
-        """Return the sides of a direction, by stack."""
+    def of(self, source: str, target: str, *, full: bool = False) -> tuple[Side, ...]:
+        """Return the sides of a direction, by stack; with `full`, those of all experts."""
+        if full and self._full:
+            return tuple((stack.name, FULL) for stack in self._spec.stacks)
         return tuple((stack.name, self._key(stack.name, source, target)) for stack in self._spec.stacks)
 
     def _key(self, stack: str, source: str, target: str) -> str:
@@ -138,11 +168,25 @@ class LanguageSides:
         """Return the experts of sides by stack ``(layers, experts)``, boolean; nothing where they are all there are."""
         if self._masks is None:
             return {}
-        for side in sides:
+        masked = [side for side in sides if side[1] != FULL]
+        for side in masked:
             if side not in self._keep:
                 table = mask_array(self.masks[side], self._spec.stack(side[0]).experts)
                 self._keep[side] = torch.from_numpy(table).to(device)
-        return {side[0]: self._keep[side] for side in sides}
+        return {side[0]: self._keep[side] for side in masked}
+
+    def shown(self, side: Side, *, expert: Mapping[str, int], resident: Container[Side]) -> LanguageSide:
+        """Return a side to show, given the bytes of an expert by stack and the sides that are in memory."""
+        stack, mask = self._spec.stack(side[0]), self.masks[side]
+        return LanguageSide(
+            stack=stack.name,
+            key=side[1],
+            mask=mask,
+            experts_of_layer=stack.experts,
+            layers=stack.layers,
+            bytes=size(mask) * expert[stack.name],
+            resident=side in resident,
+        )
 
 
 def joining(sides: Sequence[Side]) -> tuple[Side, ...]:
@@ -153,6 +197,23 @@ def joining(sides: Sequence[Side]) -> tuple[Side, ...]:
 def staying(sides: Sequence[Side]) -> tuple[Side, ...]:
     """Return those that it needs until it is finished."""
     return tuple(side for side in sides if side[0] not in _JOINING)
+
+
+def _every(stack: Stack) -> ExpertMask:
+    return tuple(tuple(range(stack.experts)) for _ in stack.layers)
+
+
+def _whole(spec: ModelSpec, pruning: ExpertPruning | None) -> bool:
+    """Return whether no expert is missing."""
+    return pruning is None or all(pruning.kept[stack.name] == _every(stack) for stack in spec.stacks)
+
+
+def _check_whole(spec: ModelSpec, pruning: ExpertPruning | None) -> None:
+    if pruning is not None and not _whole(spec, pruning):
+        raise UsageError(
+            "`full` must be False for a pruned checkpoint, which lacks experts, but is True instead; serve "
+            f"{pruning.base_model} with masks."
+        )
 
 
 def _chosen(languages: Sequence[str], known: Sequence[str]) -> list[str]:

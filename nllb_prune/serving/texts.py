@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nllb_prune.generation.search import Hypothesis
@@ -17,6 +17,20 @@ _SPECIAL = 2
 """Language token and `</s>`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the translation of a text took."""
+
+    source_tokens: int = 0
+    """Of all sentences, with the language token and `</s>` of each."""
+    target_tokens: int = 0
+    """Of the best translations of all sentences, with the `</s>` of each."""
+    waited: float = 0.0
+    """Seconds until its sentences joined others in flight; the longest."""
+    translating: float = 0.0
+    """Seconds from then until they were finished; the longest."""
+
+
 @dataclass(frozen=True, slots=True)
 class TranslatedText:
     """The translation of a text."""
@@ -26,6 +40,7 @@ class TranslatedText:
     """Further translations of the whole text, the next best of every sentence put together."""
     sentences: tuple[tuple[Translation, ...], ...]
     """Translations of each sentence, best first."""
+    work: Work = field(default=Work(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +53,15 @@ class Prepared:
     tokens: tuple[tuple[int, ...] | None, ...]
     """Of each piece; `None` for one that stays as it is."""
 
-    def assembled(self, sentences: Sequence[tuple[Translation, ...]], *, alternatives: int) -> TranslatedText:
+    def assembled(
+        self, sentences: Sequence[tuple[Translation, ...]], *, alternatives: int, work: Work
+    ) -> TranslatedText:
         """Put the translations of all pieces together, so many of the whole."""
         wholes = [
             self.segmented.joined([each[min(rank, len(each) - 1)].text for each in sentences], target=self.target)
             for rank in range(alternatives)
         ]
-        return TranslatedText(wholes[0], tuple(dict.fromkeys(wholes[1:])), tuple(sentences))
+        return TranslatedText(wholes[0], tuple(dict.fromkeys(wholes[1:])), tuple(sentences), work)
 
     def parts(self, sentences: Iterable[tuple[Translation, ...]]) -> Iterator[str]:
         """Yield the best translation piece by piece; all that is yielded is the translation of the text."""
@@ -68,8 +85,7 @@ class Texts:
 
     def prepare(self, text: str, source: str, target: str, *, whole: bool) -> Prepared:
         """Cut a text into sentences, or take it `whole` as one, and encode them."""
-        segmented = _as_one(text) if whole else segment(text, source)
-        segmented = shortened(segmented, longest=self._longest - _SPECIAL, length=self._lengths)
+        segmented = self._cut(text, source, whole=whole)
         worded = [_readable(piece.text) for piece in segmented.pieces if has_words(piece.text)]
         encoded = iter(self._thread.submit(encode, self._tokenizer, worded, source).result())
         return Prepared(
@@ -78,6 +94,12 @@ class Texts:
             segmented,
             tuple(tuple(next(encoded)) if has_words(piece.text) else None for piece in segmented.pieces),
         )
+
+    def _cut(self, text: str, source: str, *, whole: bool) -> Segmented:
+        if not has_words(text):  # it stays as it is, so nothing may be put between its pieces
+            return _as_one(text)
+        segmented = _as_one(text) if whole else segment(text, source)
+        return shortened(segmented, longest=self._longest - _SPECIAL, length=self._lengths)
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         found = self._thread.submit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +20,18 @@ from nllb_prune.generation.search import SearchSettings
 from nllb_prune.generation.translate import GREEDY, length_limit, text_directions
 from nllb_prune.languages import Direction, language
 from nllb_prune.masks import MaskSet
+from nllb_prune.model.routing import routing_of
+from nllb_prune.model.spec import ModelSpec
 from nllb_prune.serving.in_flight import TextInFlight
 from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.opening import Opened, open_model
+from nllb_prune.serving.reloading import Reloader
+from nllb_prune.serving.residency import Side
 from nllb_prune.serving.runner import Kind, Request
 from nllb_prune.serving.service import Service
 from nllb_prune.serving.settings import check_texts, checked
-from nllb_prune.serving.sides import joining, staying
+from nllb_prune.serving.sides import LanguageSide, LanguageSides
 from nllb_prune.serving.texts import Prepared, Texts, TranslatedText
 from nllb_prune.tokenization import language_id
 
@@ -52,6 +56,14 @@ class Figures:
     """Stack and language of the sides whose experts are all in memory, as in `decoder.deu_Latn`."""
     working_peak: int
     """The most bytes that were set aside for caches and workspace at once."""
+    steps: int
+    """Of decoding, over all sentences in flight of a kind."""
+    rows: int
+    """Sentences in flight, added up over the steps."""
+    source_tokens: int
+    """Of the sentences that are finished."""
+    target_tokens: int
+    """Of their best translations."""
 
 
 class Translator:
@@ -75,11 +87,13 @@ class Translator:
         rows: Sentences in flight at most.
         positions: Rows times source tokens times beams in flight, at most, short and long sentences apart.
         patience: Seconds after which the experts that a sentence waits for come next.
+        full: Whether a call may ask for all experts; there is memory for all of them then.
         dtype: As of `load_model`.
         device: One for all.
 
     Raises:
-        UsageError: as `load_model` does; if the memory is too small for a language, with what it needs.
+        UsageError: as `load_model` does; if the memory is too small for a language, with what it needs; on `full` of a
+            pruned checkpoint that lacks experts.
     """
 
     def __init__(
@@ -95,6 +109,7 @@ class Translator:
         rows: int = ROWS,
         positions: int = 2 * POSITIONS,
         patience: float = 2.0,
+        full: bool = False,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -107,26 +122,75 @@ class Translator:
             rows=rows,
             positions=positions,
             patience=patience,
+            full=full,
         )
-        masks = MaskSet.load(masks) if isinstance(masks, str | Path) else masks
+        masks = None if masks is None else _read(masks)
         self._opened: Opened = open_model(model, masks, settings, dtype=dtype, device=device)
-        self._beams = beams
         self._texts = Texts(self._opened.tokenizer, longest=longest)
         self._keys, self._in_order = itertools.count(), threading.Lock()
         self._submitted = 0
-        targets = self._opened.sides.targets
-        self._tokens = {code: language_id(self._opened.tokenizer, code) for code in targets}
+        self._tokens = {code: language_id(self._opened.tokenizer, code) for code in self._opened.known}
         self._service = Service(self._opened.engine)
+        self._reloader = Reloader(self._opened, self._service)
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return routing_of(self._opened.model).name
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's description."""
+        return routing_of(self._opened.model).spec
+
+    @property
+    def beams(self) -> int:
+        """The most that a call may ask for."""
+        return self._opened.settings.beams
 
     @property
     def plan(self) -> MemoryPlan:
         """How the memory is divided."""
-        return self._opened.plan
+        return self._opened.serving.now.plan
+
+    @property
+    def masks(self) -> MaskSet | None:
+        """Those in use now; `None` if every direction uses all experts that there are."""
+        return self._opened.serving.now.masks
 
     @property
     def directions(self) -> tuple[Direction, ...]:
         """All that are served."""
-        return self._opened.sides.directions
+        return self._opened.serving.now.sides.directions
+
+    @property
+    def offers_full(self) -> bool:
+        """Whether a call may ask for all experts; without masks that is what it is given anyway."""
+        return self._opened.serving.now.sides.offers_full
+
+    @property
+    def open(self) -> bool:
+        """Whether it can translate: until it is closed, or a fault has ended it."""
+        return self._service.open
+
+    def sides(self) -> tuple[LanguageSide, ...]:
+        """Return what is kept, of all stacks and languages, and all experts where they are offered beside it."""
+        sides = self._opened.serving.now.sides
+        return self._shown(sides, sides.masks)
+
+    def sides_of(self, source: str, target: str, *, full: bool = False) -> tuple[LanguageSide, ...]:
+        """Return what a direction uses, the encoder's first.
+
+        Raises:
+            UsageError: if it is not served.
+        """
+        sides, direction = self._opened.serving.now.sides, (language(source).code, language(target).code)
+        sides.check(*direction, full=full)
+        return self._shown(sides, sides.of(*direction, full=full))
+
+    def _shown(self, sides: LanguageSides, wanted: Iterable[Side]) -> tuple[LanguageSide, ...]:
+        expert, resident = self._opened.weighed.expert, frozenset(self._opened.engine.resident)
+        return tuple(sides.shown(side, expert=expert, resident=resident) for side in wanted)
 
     def translate(
         self,
@@ -136,6 +200,7 @@ class Translator:
         *,
         search: SearchSettings = GREEDY,
         whole: bool = False,
+        full: bool = False,
     ) -> list[TranslatedText]:
         """Translate texts, in their order.
 
@@ -145,12 +210,14 @@ class Translator:
             target: Language to translate into, or of each.
             search: Greedy or beam search, and how many alternatives.
             whole: Takes each text as one sentence.
+            full: Uses all experts, not those that are kept for the direction.
 
         Raises:
-            UsageError: on a direction that is not served, more beams than the memory was divided for, experts that
-                cannot be read, or a translator that is closed.
+            UsageError: on a direction that is not served, more beams than the memory was divided for, or `full` where
+                it is not offered.
+            Unavailable: if experts cannot be read, or the translator is closed.
         """
-        texts_in_flight = self.submit(texts, source, target, search=search, whole=whole)
+        texts_in_flight = self.submit(texts, source, target, search=search, whole=whole, full=full)
         try:
             return [each.result() for each in texts_in_flight]
         finally:
@@ -164,29 +231,32 @@ class Translator:
         *,
         search: SearchSettings = GREEDY,
         whole: bool = False,
+        full: bool = False,
     ) -> list[TranslatedText]:
         """Do what `translate` does; when the task is cancelled, so are its sentences."""
-        prepared = await asyncio.to_thread(self._prepared, texts, source, target, search, whole=whole)
-        texts_in_flight = self._start(prepared, search)
+        prepared = await asyncio.to_thread(self._prepared, texts, source, target, search, whole=whole, full=full)
+        texts_in_flight = self._start(prepared, search, full=full)
         try:
             return [await each.result_async() for each in texts_in_flight]
         finally:
             _cancel(texts_in_flight)
 
-    def stream(self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY) -> Iterator[str]:
+    def stream(
+        self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY, full: bool = False
+    ) -> Iterator[str]:
         """Translate a text and return its translation sentence by sentence, as they are finished, in order.
 
         All that is yielded, put together, is what `translate` returns. Whoever stops early drops the rest.
         """
-        [in_flight] = self.submit([text], source, target, search=search)
+        [in_flight] = self.submit([text], source, target, search=search, full=full)
         return in_flight.parts()
 
     async def stream_async(
-        self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY
+        self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY, full: bool = False
     ) -> AsyncIterator[str]:
         """Do what `stream` does."""
-        prepared = await asyncio.to_thread(self._prepared, [text], source, target, search, whole=False)
-        [in_flight] = self._start(prepared, search)
+        prepared = await asyncio.to_thread(self._prepared, [text], source, target, search, whole=False, full=full)
+        [in_flight] = self._start(prepared, search, full=full)
         async with aclosing(in_flight.parts_async()) as parts:
             async for part in parts:
                 yield part
@@ -199,9 +269,11 @@ class Translator:
         *,
         search: SearchSettings = GREEDY,
         whole: bool = False,
+        full: bool = False,
     ) -> list[TextInFlight]:
         """Do what `translate` does, without waiting for what comes of it."""
-        return self._start(self._prepared(texts, source, target, search, whole=whole), search)
+        prepared = self._prepared(texts, source, target, search, whole=whole, full=full)
+        return self._start(prepared, search, full=full)
 
     def _prepared(
         self,
@@ -211,21 +283,24 @@ class Translator:
         search: SearchSettings,
         *,
         whole: bool,
+        full: bool,
     ) -> list[Prepared]:
         """Check what is asked for, cut texts and encode them."""
+        self._service.check_open()
         check_texts(texts)
-        directions = self._directions(len(texts), source, target)
-        if search.beams > self._beams:
+        directions = self._directions(len(texts), source, target, full=full)
+        if search.beams > self.beams:
             raise UsageError(
-                f"`beams` must be at most {self._beams}, for which memory was divided, but is {search.beams} instead."
+                f"`beams` must be at most {self.beams}, for which memory was divided, but is {search.beams} instead."
             )
         pairs = zip(texts, directions, strict=True)
         return [self._texts.prepare(text, *direction, whole=whole) for text, direction in pairs]
 
-    def _start(self, prepared: Sequence[Prepared], search: SearchSettings) -> list[TextInFlight]:
+    def _start(self, prepared: Sequence[Prepared], search: SearchSettings, *, full: bool) -> list[TextInFlight]:
         """Let sentences wait for their turns."""
+        texts = [(each, ids) for each in prepared for ids in each.tokens if ids is not None]
         with self._in_order:
-            jobs = [self._job(ids, each, search) for each in prepared for ids in each.tokens if ids is not None]
+            jobs = [self._job(ids, each, search, full=full) for each, ids in texts]
             futures = iter(self._service.submit(jobs))
             self._submitted += len(jobs)
         return [
@@ -238,31 +313,45 @@ class Translator:
             for each in prepared
         ]
 
-    def _directions(self, count: int, source: str | Sequence[str], target: str | Sequence[str]) -> list[Direction]:
+    def _directions(
+        self, count: int, source: str | Sequence[str], target: str | Sequence[str], *, full: bool
+    ) -> list[Direction]:
         """Return the direction of each text, all of which are served."""
         named = text_directions(count, source, target)
         codes = {each: (language(each[0]).code, language(each[1]).code) for each in dict.fromkeys(named)}
+        sides = self._opened.serving.now.sides
         for direction in codes.values():
-            self._opened.sides.check(*direction)
+            sides.check(*direction, full=full)
         return [codes[each] for each in named]
 
-    def _job(self, ids: Sequence[int], text: Prepared, search: SearchSettings) -> Job:
-        opened, sides = self._opened, self._opened.sides.of(text.source, text.target)
+    def _job(self, ids: Sequence[int], text: Prepared, search: SearchSettings, *, full: bool) -> Job:
         key = next(self._keys)
-        sentence = Sentence(
-            key=key,
-            source=ids,
-            language=self._tokens[text.target],
-            limit=length_limit(len(ids)),
-            keep=opened.sides.keep(sides, opened.device),
+        limit = length_limit(len(ids))
+        request = Request(
+            Sentence(key=key, source=ids, language=self._tokens[text.target], limit=limit),
+            Kind(replace(search, alternatives=search.beams), len(ids) > _LONG),
+            direction=(text.source, text.target),
+            full=full,
         )
-        return Job(
-            key=key,
-            joining=joining(sides),
-            staying=staying(sides),
-            arrived=opened.runner.now(),
-            payload=Request(sentence, Kind(replace(search, alternatives=search.beams), len(ids) > _LONG)),
-        )
+        return Job(key=key, arrived=self._opened.runner.now(), payload=request)
+
+    def reload(self, masks: MaskSet | str | Path) -> None:
+        """Translate within other masks from now on, whatever is being translated.
+
+        Who is in flight finishes within the old ones; who waits does so for the new ones, and fails if they do not
+        cover its direction. Experts that are in memory stay there; the others come in afterwards, as they do at the
+        start. A reload waits for another one.
+
+        Args:
+            masks: Of this model, or their file.
+
+        Raises:
+            UsageError: if they are not right, with what is wrong: of another model, without a language that is pinned
+                or given as `languages`, with more experts than memory was divided for, or ones that the checkpoint
+                lacks. Nothing has changed then.
+            Unavailable: if the translator is closed.
+        """
+        self._reloader.reload(_read(masks))
 
     def figures(self) -> Figures:
         """Return what has been done so far."""
@@ -276,14 +365,18 @@ class Translator:
             bytes_moved=0 if opened.pager is None else opened.pager.bytes_copied,
             resident=tuple(f"{stack}.{key}" for stack, key in opened.engine.resident),
             working_peak=opened.runner.peak,
+            steps=opened.runner.steps,
+            rows=opened.runner.rows,
+            source_tokens=opened.runner.source_tokens,
+            target_tokens=opened.runner.target_tokens,
         )
 
-    def close(self) -> None:
-        """Finish what was submitted, and let go of files and threads."""
-        self._service.close()
-        with self._in_order:
+    def close(self, *, drain: bool = True) -> None:
+        """Finish what was submitted, or give it up if it is not to `drain`; let go of files and threads."""
+        self._service.close(drain=drain)
+        with self._reloader.alone:
             if self._opened.pager is not None:
-                self._opened.pager.close()
+                self._opened.pager.close(finish=drain)
 
     def __enter__(self) -> Translator:
         return self
@@ -292,6 +385,10 @@ class Translator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _read(masks: MaskSet | str | Path) -> MaskSet:
+    return masks if isinstance(masks, MaskSet) else MaskSet.load(masks)
 
 
 def _cancel(texts: Sequence[TextInFlight]) -> None:

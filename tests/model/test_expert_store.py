@@ -165,7 +165,8 @@ def test_a_system_that_reads_less_than_asked(store, monkeypatch, divisor):
 def test_experts_held_in_memory_outlive_their_file(tmp_path):
     pager = paged(write(tmp_path)).pager
     shapes = {layer: places_of(bank)[0] for layer, bank in pager.banks.items()}
-    held = MemoryStore(pager.store, shapes, {layer: EVERY[layer[1] :] for layer in LAYERS}, pinned=False)
+    held = MemoryStore(pager.store, shapes, pinned=False)
+    held.hold([(*layer, expert) for layer in LAYERS for expert in EVERY[layer[1] :]])
     pager.close()
     (tmp_path / "model.safetensors").unlink()
     for stack, layer in LAYERS:
@@ -174,6 +175,25 @@ def test_experts_held_in_memory_outlive_their_file(tmp_path):
     held.close()
     with pytest.raises(KeyError):
         held.copy(("encoder", 0, 0), slot(empty(), 0))
+
+
+def test_memory_holds_what_it_is_told_to(tmp_path, monkeypatch):
+    pager = paged(write(tmp_path)).pager
+    held = MemoryStore(pager.store, {layer: places_of(bank)[0] for layer, bank in pager.banks.items()}, pinned=False)
+    held.hold([("encoder", 0, 1), ("decoder", 1, 2)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", lambda *_: 0)
+        held.hold([("encoder", 0, 1)])  # it is there: nothing is read
+        refused("must hold", held.hold, [("encoder", 0, 1), ("encoder", 1, 3)])
+    with pytest.raises(KeyError):
+        held.copy(("encoder", 1, 3), slot(empty(), 1))
+    held.hold([("encoder", 1, 3)])
+    held.keep_only([("encoder", 1, 3), ("encoder", 0, 1)])
+    check(held, ("encoder", 1, 3))
+    check(held, ("encoder", 0, 1))
+    with pytest.raises(KeyError):
+        held.copy(("decoder", 1, 2), slot(empty(), 1))
+    pager.close()
 
 
 # what is refused at load
@@ -186,6 +206,15 @@ def test_a_missing_expert_is_refused_at_load(tmp_path):
 def test_a_missing_expert_that_never_comes_is_not_looked_for(tmp_path):
     kept = {"encoder": ((0, 1), (0, 1, 2)), "decoder": ((0, 1), (0, 1))}
     paged(write(tmp_path, without(EXPERT)), kept=kept).pager.close()
+
+
+def test_a_missing_expert_is_refused_when_it_is_to_come_after_all(tmp_path):
+    kept = {"encoder": ((0, 1), (0, 1, 2)), "decoder": ((0, 1), (0, 1))}
+    pager = paged(write(tmp_path, without(EXPERT)), kept=kept).pager
+    pager.store.hold([("encoder", 0, 4), ("decoder", 1, 7)])
+    check(pager.store, ("encoder", 0, 4))
+    refused("must hold expert 3 of sparse layer 0 of the encoder, but does not", pager.store.hold, [("encoder", 0, 3)])
+    pager.close()
 
 
 @pytest.mark.parametrize("shape", [(48, 33), (1, 32), (48 * 32,)])

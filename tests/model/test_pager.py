@@ -258,6 +258,19 @@ def test_closing_waits_for_what_is_under_way(swapped):
     assert len(copying.copied) == len(copying.moves)
 
 
+def test_closing_at_once_breaks_off_what_is_under_way(swapped):
+    store = swapped.pager.store = Held(swapped.pager.store)
+    copying = swapped.pager.begin(swapped.residency.swap([("encoder", "eng_Latn")]).moves)
+    closing = threading.Thread(target=swapped.pager.close, kwargs={"finish": False})
+    closing.start()
+    while not swapped.pager._broken_off:
+        closing.join(0.01)
+    store.may.release()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert len(copying.copied) == 1 < len(copying.moves)
+
+
 # what comes out
 
 

@@ -9,7 +9,7 @@ from nllb_prune import Translator, UsageError
 from nllb_prune.model.describe import load_spec
 from nllb_prune.model.loading import load_model
 from nllb_prune.model.move import Move
-from nllb_prune.model.paged import load_paged
+from nllb_prune.model.paged import expert_ids, load_paged
 
 pytestmark = pytest.mark.gpu
 
@@ -28,6 +28,18 @@ def test_swaps_on_every_batch_change_nothing(masks, requests, alone):
         assert translator.figures().swaps > 50
     equal = sum(ours.text == theirs[0].text for ours, theirs in zip(found, alone, strict=True))
     assert equal >= 0.97 * len(alone)  # sums of another device: near-ties
+
+
+def test_masks_are_changed_while_it_runs(masks, fewer, requests, offline):
+    with Translator("mini", masks, device="cuda", dtype="float32") as translator:
+        for used in (fewer, masks):
+            translator.reload(used)
+            texts, sources, targets = zip(*requests[:60], strict=True)
+            found = translator.translate(texts, sources, targets, whole=True)
+            expected = offline(requests[:60], masks=used)
+            assert sum(ours.text == best[0].text for ours, best in zip(found, expected, strict=True)) >= 58
+            held = {*translator._opened.pager.store._tensors}
+            assert held == {*expert_ids(translator._opened.serving.now.kept)}
 
 
 def test_slots_hold_what_was_copied_whatever_runs_beside():

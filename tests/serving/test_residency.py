@@ -84,6 +84,25 @@ def test_slots_that_are_being_filled_belong_to_nobody():
     assert residency.resident(A)
 
 
+# other sides
+
+
+def test_what_is_in_is_taken_over_and_what_nobody_wants_leaves_first():
+    old = Residency(MASKS, {"decoder": [6]})
+    bring(old, A)
+    bring(old, C)
+    before = old.experts("decoder", 0)
+    new = Residency({A: ((1, 2, 8),), B: ((5, 9, 10),)}, {"decoder": [6]})
+    new.take_over(old)
+    assert new.experts("decoder", 0) == before
+    assert new.missing([A]) == 1
+    swap = new.swap([A])
+    assert [(move.expert, move.leaves) for move in swap.moves] == [(8, 0)]  # 6 and 7 are as good
+    new.arrived(swap, Arrival(swap.moves))
+    new.touch([A])
+    assert [move.leaves for move in new.swap([B]).moves] == [6, 7]
+
+
 mask = st.lists(st.integers(0, EXPERTS - 1), min_size=2, max_size=5, unique=True).map(lambda ids: tuple(sorted(ids)))
 sides = st.lists(st.tuples(mask, mask), min_size=2, max_size=6)
 
@@ -116,3 +135,21 @@ def test_any_sequence_of_swaps(masks, data):
             there = residency.experts("decoder", layer)
             assert there == {expert: slot for (at, slot), expert in held.items() if at == layer}
             assert len(set(there.values())) == len(there) <= room
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides, sides, st.data())
+def test_any_sides_take_over_what_any_others_left(before, after, data):
+    old = Residency({("decoder", str(n)): each for n, each in enumerate(before)}, {"decoder": [6, 6]})
+    for side in data.draw(st.lists(st.sampled_from(sorted(old.sides)), max_size=5)):
+        bring(old, side)
+    there = [old.experts("decoder", layer) for layer in range(2)]
+    new = Residency({("decoder", str(n)): each for n, each in enumerate(after)}, {"decoder": [6, 6]})
+    new.take_over(old)
+    assert [new.experts("decoder", layer) for layer in range(2)] == there
+    for side in data.draw(st.lists(st.sampled_from(sorted(new.sides)), max_size=5)):
+        wanted = after[int(side[1])]
+        missing = sum(len({*wanted[layer]} - {*new.experts("decoder", layer)}) for layer in range(2))
+        assert new.missing([side]) == missing
+        assert len(bring(new, side)) == missing
+        assert new.resident(side)

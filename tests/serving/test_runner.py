@@ -3,7 +3,6 @@
 import random
 
 import pytest
-import torch
 
 from nllb_prune.errors import UsageError
 from nllb_prune.exporting.export import export
@@ -15,7 +14,6 @@ from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.opening import open_model
 from nllb_prune.serving.runner import Kind, Request
 from nllb_prune.serving.settings import Settings
-from nllb_prune.serving.sides import joining, staying
 from nllb_prune.tokenization import encode, language_id
 from tests.allocation import peak_of
 
@@ -40,26 +38,18 @@ def opened(masks, memory, model="mini", dtype=None):
 def jobs(made, text, count):
     chance = random.Random(2)
     for key in range(count):
-        source, target = chance.choice(made.sides.directions)
+        source, target = direction = chance.choice(made.serving.now.sides.directions)
         words = " ".join(chance.choices(text.lines(source)[:100], k=chance.choice([1, 1, 2, 6])))
         [ids] = encode(made.tokenizer, [words], source)
         ids = [*ids[: LONGEST - 1], ids[-1]]
-        sides = made.sides.of(source, target)
         sentence = Sentence(
             key=key,
             source=ids,
             language=language_id(made.tokenizer, target),
             limit=length_limit(len(ids)),
-            keep=made.sides.keep(sides, torch.device("cpu")),
         )
         kind = Kind(SearchSettings(beams=chance.choice([1, 3])), len(ids) > 64)
-        yield Job(
-            key=key,
-            joining=joining(sides),
-            staying=staying(sides),
-            arrived=made.runner.now(),
-            payload=Request(sentence, kind),
-        )
+        yield Job(key=key, arrived=made.runner.now(), payload=Request(sentence, kind, direction))
 
 
 def peak_until_finished(made, waiting):
@@ -86,9 +76,9 @@ def test_working_memory_is_never_exceeded(masks, text, memory):
     waiting = list(jobs(made, text, 60))
     assert len({job.payload.kind for job in waiting}) == 4
     most = peak_until_finished(made, waiting)
-    assert made.plan.total == memory
-    assert most <= made.runner.peak <= made.plan.working
-    assert most > made.plan.working / 20  # the bound is one that matters
+    assert made.serving.now.plan.total == memory
+    assert most <= made.runner.peak <= made.serving.now.plan.working
+    assert most > made.serving.now.plan.working / 20  # the bound is one that matters
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
@@ -101,12 +91,12 @@ def test_nor_where_quantised_experts_become_floats(masks, text, tmp_path, scheme
     least = int(str(told.value).split("(")[1].split(" ")[0])
     made = opened(None, least, tmp_path / "model", dtype)
     most = peak_until_finished(made, list(jobs(made, text, 12)))
-    assert most <= made.runner.peak <= made.plan.working
+    assert most <= made.runner.peak <= made.serving.now.plan.working
 
 
 def test_the_divided_memory_is_what_the_model_takes(masks):
     made = opened(masks, 45_000_000)
     tensors = [*made.model.parameters(), *(buffer for buffer in made.model.buffers() if buffer.is_floating_point())]
     held = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    assert sum(held.values()) == made.plan.fixed + made.plan.experts
+    assert sum(held.values()) == made.serving.now.plan.fixed + made.serving.now.plan.experts
     made.pager.close()

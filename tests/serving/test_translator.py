@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import random
-import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,47 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nllb_prune import Translator, UsageError
+from nllb_prune.errors import Unavailable
 from nllb_prune.exporting.export import export
 from nllb_prune.exporting.settings import ExportSettings
 from nllb_prune.generation.search import SearchSettings
-from nllb_prune.model.source import model_folder
+from nllb_prune.serving.texts import Work
+from tests.serving.asking import ENG_DEU, NEAR_TIE, answers, least_memory, same, wait_for
 
-NEAR_TIE = 1e-4
-"""Of log-probabilities in float32: rows of another batch are summed in another order."""
 BEAM = SearchSettings(beams=3, alternatives=2)
-ENG_DEU = ("eng_Latn", "deu_Latn")
-
-
-def least_memory(masks, **settings):
-    """Return the bytes of which a translator says that it needs them."""
-    with pytest.raises(UsageError, match="or more") as told:
-        Translator("mini", masks, memory=1, **settings)
-    return int(str(told.value).split("(")[1].split(" ")[0])
-
-
-def answers(translator, requests, *, threads=16, search=None):
-    """Ask from many threads at once."""
-
-    def ask(request):
-        sentence, source, target = request
-        named = {} if search is None else {"search": search}
-        return translator.translate([sentence], source, target, whole=True, **named)[0]
-
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(ask, requests))
-
-
-def same(found, expected, *, share=0.999):
-    """Require equal texts, but for near-ties: another translation whose log-probability differs by rounding alone."""
-    different = 0
-    for ours, theirs in zip(found, expected, strict=True):
-        [sentence] = ours.sentences
-        if ours.text != theirs[0].text:
-            different += 1
-            assert sentence[0].score == pytest.approx(theirs[0].score, abs=NEAR_TIE)
-        else:
-            assert sentence[0].log_probability == pytest.approx(theirs[0].log_probability, abs=NEAR_TIE)
-    assert different <= (1 - share) * len(expected) + 1
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +118,13 @@ def test_a_pruned_checkpoint_with_its_own_masks(masks, tmp_path, requests, alone
     with Translator(tmp_path / "union") as whole:
         found = answers(whole, [requests[n] for n in mine])
         assert set(whole.directions) == set(directions)
-    least = least_memory_of(tmp_path / "union")
+    least = least_memory(None, tmp_path / "union", longest=64, beams=1)
     with Translator(tmp_path / "union", memory=least, longest=64, beams=1) as swapping:
         assert swapping.plan.paged
         again = answers(swapping, [requests[n] for n in mine])
     assert [each.text for each in again] == [each.text for each in found]
     if scheme is None:
         same(found, [alone[n] for n in mine])
-
-
-def least_memory_of(path):
-    with pytest.raises(UsageError, match="or more") as told:
-        Translator(path, memory=1, longest=64, beams=1)
-    return int(str(told.value).split("(")[1].split(" ")[0])
 
 
 # texts
@@ -301,11 +262,60 @@ def test_asynchronous_stream(resident):
     assert "".join(asyncio.run(ask())) == resident.translate([text], *ENG_DEU)[0].text
 
 
-def wait_for(done, *, seconds):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+# what is told
+
+
+def test_work_and_figures(masks, tokenizer):
+    text = "Wake me up at nine.\n---\nTurn off the lights."
+    with Translator("mini", masks) as translator:
+        [found] = translator.translate([text], *ENG_DEU)
+        figures = translator.figures()
+    first, _, second = (sentence[0].text for sentence in found.sentences)
+    length = [len(tokenizer(each, add_special_tokens=False).input_ids) for each in text.split("\n---\n")]
+    assert found.work.source_tokens == figures.source_tokens == sum(length) + 4
+    assert found.work.target_tokens == figures.target_tokens
+    assert 2 <= figures.target_tokens <= 2 + 2 * len(first + second)
+    assert 0 < found.work.waited < found.work.translating < 10
+    assert figures.rows >= figures.target_tokens - 2  # the first token comes when a sentence joins
+    assert figures.rows / 2 <= figures.steps <= figures.rows
+
+
+def test_a_text_without_a_word_is_no_work(resident):
+    [found] = resident.translate(["---"], *ENG_DEU)
+    assert found.work == Work()
+
+
+def test_a_sentence_that_waits_for_others_tells_so(masks):
+    with Translator("mini", masks, rows=1) as translator:
+        texts = translator.translate(["wake me up at nine"] * 6, *ENG_DEU)
+    works = [each.work for each in texts]
+    for before, after in itertools.pairwise(works):
+        assert after.waited >= before.waited + before.translating - 0.01
+
+
+def test_the_sides(masks, resident, paged):
+    sides = resident.sides()
+    assert len(sides) == 20
+    assert all(each.resident for each in sides)
+    [german] = [each for each in sides if (each.stack, each.key) == ("decoder", "deu_Latn")]
+    assert german.mask == masks.masks["decoder"]["deu_Latn"]
+    assert (german.experts_of_layer, german.layers) == (64, resident.spec.stack("decoder").layers)
+    assert german.bytes == sum(map(len, german.mask)) * 4 * resident.spec.parameters.expert["decoder"]
+    assert [each.key for each in resident.sides_of("en", "de")] == list(ENG_DEU)
+    assert resident.sides_of(*ENG_DEU)[1] == german
+    assert not any(each.resident for each in paged.sides())
+    paged.translate(["wake me up"], *ENG_DEU)
+    assert all(each.resident for each in paged.sides_of(*ENG_DEU))
+    assert not all(each.resident for each in paged.sides())
+    with pytest.raises(UsageError, match="`target` must be one of"):
+        resident.sides_of("eng_Latn", "fra_Latn")
+
+
+def test_the_names_of_things(masks, resident):
+    assert (resident.name, resident.beams, resident.open) == ("mini", 4, True)
+    assert resident.masks == masks
+    assert resident.spec.fingerprint.matches(masks.fingerprint)
+    assert resident.spec.parameters is not None
 
 
 # errors
@@ -350,10 +360,55 @@ def test_unknown_pinned_languages(masks):
 def test_a_closed_translator(masks):
     translator = Translator("mini", masks, languages=["eng_Latn", "deu_Latn"])
     assert set(translator.directions) == {ENG_DEU, ENG_DEU[::-1]}
+    assert translator.open
     translator.close()
-    with pytest.raises(UsageError, match="must be open"):
+    assert not translator.open
+    for call in (translator.translate, translator.submit):
+        with pytest.raises(Unavailable, match="must be open"):
+            call(["wake me up"], *ENG_DEU)
+    translator.close()
+
+
+def test_a_translator_that_a_fault_has_ended(masks, monkeypatch):
+    translator = Translator("mini", masks)
+    monkeypatch.setattr(threading, "excepthook", lambda told: None)
+    monkeypatch.setattr(translator._opened.runner, "choose", lambda jobs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        translator.translate(["wake me up"], *ENG_DEU)
+    assert not translator.open
+    with pytest.raises(Unavailable, match="has ended"):
         translator.translate(["wake me up"], *ENG_DEU)
     translator.close()
+
+
+@pytest.mark.parametrize("memory", [None, "small"])
+def test_closing_at_once_gives_up_what_is_not_finished(masks, small, memory, text):
+    """While many threads ask: all come to an end at once, with an answer or the news."""
+    translator = Translator("mini", masks, memory=small if memory else None, longest=64, beams=3)
+    told = []
+
+    def ask(number):
+        source, target = translator.directions[number * 7]
+        try:
+            while True:
+                translator.translate(text.lines(source)[:20] * 10, source, target)
+        except Unavailable as error:
+            told.append(str(error))
+
+    asking = [threading.Thread(target=ask, args=[number]) for number in range(8)]
+    for thread in asking:
+        thread.start()
+    wait_for(lambda: translator.figures().in_flight, seconds=20)
+    start = time.monotonic()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda drain: translator.close(drain=drain), [True, False, False]))
+    for thread in asking:
+        thread.join(5)
+    assert time.monotonic() - start < 5
+    assert len(told) == 8
+    assert all("must be open" in error for error in told)
+    figures = translator.figures()
+    assert figures.waiting == figures.in_flight == 0
 
 
 def test_closing_finishes_what_was_submitted(masks):
@@ -414,8 +469,9 @@ def test_figures_may_be_asked_for_at_any_time(paged, requests, alone):
     over = threading.Event()
 
     def look():
-        while not over.is_set():
+        while not over.wait(0.0001):
             assert len(paged.figures().resident) <= 20
+            assert len(paged.sides()) == 20
 
     watching = [threading.Thread(target=look) for _ in range(2)]
     for thread in watching:
@@ -444,11 +500,6 @@ def test_each_caller_has_an_error_of_its_own(masks, monkeypatch):
     assert len(set(map(id, errors))) == 5
 
 
-@pytest.fixture
-def on_disk(tmp_path):
-    return shutil.copytree(model_folder("mini"), tmp_path / "model", ignore=shutil.ignore_patterns("text"))
-
-
 def test_a_failed_read_fails_those_who_wait_for_it_alone(masks, small, monkeypatch, requests, alone):
     """Reads fail at random; what comes out is right or a clear error, and in the end everything is right again."""
     chance, real, broken = random.Random(3), os.preadv, [True]
@@ -471,15 +522,15 @@ def test_a_failed_read_fails_those_who_wait_for_it_alone(masks, small, monkeypat
         same(answers(translator, requests), alone)
 
 
-def test_a_file_that_is_cut_off_while_serving(masks, on_disk, requests, alone):
+def test_a_file_that_is_cut_off_while_serving(masks, mini_on_disk, requests, alone):
     pinned = ["eng_Latn", "deu_Latn"]
     memory = least_memory(masks, longest=64, beams=3, pinned=pinned)
-    with Translator(on_disk, masks, memory=memory, longest=64, beams=3, pinned=pinned) as translator:
+    with Translator(mini_on_disk, masks, memory=memory, longest=64, beams=3, pinned=pinned) as translator:
         first = next(n for n, (_, *direction) in enumerate(requests) if tuple(direction) == ENG_DEU)
         same(answers(translator, [requests[first]]), [alone[first]])
-        with (on_disk / "model.safetensors").open("r+b") as file:
+        with (mini_on_disk / "model.safetensors").open("r+b") as file:
             file.truncate(1000)
-        with pytest.raises(UsageError, match=r"must (hold|stay as it was)"):
+        with pytest.raises(Unavailable, match=r"must (hold|stay as it was)"):
             translator.translate(["haydi"], "tur_Latn", "rus_Cyrl")
         same(answers(translator, [requests[first]]), [alone[first]])
 
