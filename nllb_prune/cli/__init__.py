@@ -14,7 +14,20 @@ from nllb_prune.cli._options import add_debug
 from nllb_prune.errors import UsageError
 
 _CONTINUE = ("demo", "calibrate", "evaluate", "export")
-VERBS = ("demo", "calibrate", "plan", "evaluate", "report", "export", "translate", "inspect", "masks", "stats")
+VERBS = (
+    "demo",
+    "calibrate",
+    "plan",
+    "evaluate",
+    "report",
+    "export",
+    "translate",
+    "serve",
+    "keys",
+    "inspect",
+    "masks",
+    "stats",
+)
 
 _DESCRIPTION = """\
 Keep, for each language, only the experts that a multilingual mixture-of-experts

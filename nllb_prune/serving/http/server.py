@@ -1,0 +1,121 @@
+"""A server that listens: its socket, its signals, and the thread that loads the model meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import uvicorn
+
+from nllb_prune.errors import UsageError
+from nllb_prune.evaluation.detectors.identification import LanguageIdentifier
+from nllb_prune.serving.http.app import make_app
+from nllb_prune.serving.http.backend import Backend
+from nllb_prune.serving.http.settings import ServerSettings
+from nllb_prune.serving.http.state import ServerState, log
+
+_WAITING = 1024  # connections that the system holds until they are taken
+
+Result = TypeVar("Result")
+
+
+def serve(
+    make_backend: Callable[[], Backend],
+    settings: ServerSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    identifier: LanguageIdentifier | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, which let requests under way finish; SIGHUP reads masks and keys again.
+
+    Args:
+        make_backend: Loads what translates; called once the server listens.
+        settings: Limits and choices.
+        host: Address to listen on; others than this machine reach it only if it is not a loopback one.
+        port: 0 for any that is free.
+        identifier: Of the language of texts.
+
+    Raises:
+        UsageError: if the address cannot be had, or what `make_backend` raises.
+    """
+    failures: list[BaseException] = []
+    listening = _listening(host, port)
+
+    async def opening() -> Backend:
+        state: ServerState = app.state.server
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, state.reload_soon)
+        return await in_daemon(make_backend)
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = make_app(opening, settings, identifier=identifier, failed=failed)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_WAITING,
+            timeout_graceful_shutdown=round(settings.drain),
+        )
+    )
+    ended = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn's own handler raises it again at the end
+    try:
+        log.info("listening", extra={"url": _url(listening)})
+        server.run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, ended)
+        listening.close()
+    if failures:
+        raise failures[0]
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 1 << 16:  # a larger one would be taken for another
+        raise UsageError(f"`port` must be from 0 to 65535, but is {port} instead.")
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_WAITING)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        advice = "give another `--port`" if taken else "give an address of this machine"
+        raise UsageError(f"`{host}:{port}` must be free to listen on, but is not ({error}); {advice}.") from None
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def in_daemon(work: Callable[[], Result]) -> Result:
+    """Do work in a thread that a process which ends does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            _tell(loop, done, lambda error=error: done.set_exception(error))  # type: ignore[misc]
+        else:
+            _tell(loop, done, lambda: done.set_result(result))
+
+    threading.Thread(target=run, name="opening", daemon=True).start()
+    return await done
+
+
+def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future[Result], tell: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(lambda: None if done.done() else tell())

@@ -1,0 +1,145 @@
+"""The server as a person starts it: the console script, a socket, signals."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from nllb_prune import MaskSet
+from nllb_prune.cli import main
+from nllb_prune.model.source import embedded_masks
+from tests.serving.http.servers import wait_until
+
+httpx = pytest.importorskip("httpx")
+
+
+class Started:
+    def __init__(self, *options):
+        command = [sys.executable, "-m", "nllb_prune", "serve", *map(str, options), "--port", "0"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
+        self.reader.start()
+        wait_until(lambda: self.said("listening"), seconds=60)
+        self.url = re.search(r"http://\S+", self.said("listening"))[0].rstrip('",}')
+
+    def said(self, word):
+        return next((line for line in self.lines if word in line), None)
+
+    def ready(self):
+        wait_until(lambda: httpx.get(self.url + "/ready").status_code == 200, seconds=60)
+        return self
+
+    def translate(self, q="wake me up at nine", source="en", target="de", **named):
+        content = {"q": q, "source": source, "target": target, **named}
+        return httpx.post(self.url + "/translate", json=content, timeout=60)
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        status = self.process.wait(30)
+        self.reader.join()
+        return status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """A file of masks that tests may write to."""
+    path = tmp_path_factory.mktemp("masks") / "masks.json"
+    path.write_text(embedded_masks().read_text())
+    return path
+
+
+def test_a_server_from_start_to_end(masks):
+    with Started("mini", "--masks", masks, "--languages", "eng_Latn,deu_Latn,spa_Latn", "--log", "json") as server:
+        assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+        server.ready()
+        assert server.translate().json()["translatedText"]
+        assert server.translate(target="ru").json() == {"error": "ru is not supported"}
+        assert {each["code"] for each in httpx.get(server.url + "/languages").json()} == {"en", "de", "es"}
+        before = httpx.get(server.url + "/v1/configurations").json()["masks"]
+        assert before == MaskSet.load(embedded_masks()).signature
+
+        masks.write_text("{}")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.said("nothing was changed"))
+        assert str(masks) in server.said("nothing was changed")
+        assert server.translate().status_code == 200
+
+        content = json.loads(embedded_masks().read_text())
+        content["masks"]["decoder"]["deu_Latn"] = content["masks"]["decoder"]["tur_Latn"]
+        masks.write_text(json.dumps(content))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: server.said("masks were read again"))
+        after = httpx.get(server.url + "/v1/configurations").json()["masks"]
+        assert after == MaskSet.load(masks).signature != before
+        masks.write_text(embedded_masks().read_text())
+
+        with ThreadPoolExecutor(8) as clients:
+            answers = [clients.submit(server.translate, ["set an alarm for nine"] * 20) for _ in range(8)]
+            wait_until(lambda: httpx.get(server.url + "/v1/residency").json()["replicas"][0]["waiting"] > 0)
+            assert server.end() == 0
+            found = [answer.result() for answer in answers]
+    assert [answer.status_code for answer in found] == [200] * 8
+    assert all(len(answer.json()["translatedText"]) == 20 for answer in found)
+    lines = [json.loads(line) for line in server.lines]
+    assert {"listening", "ready", "request"} <= {line["event"] for line in lines}
+    assert "wake me up" not in "".join(server.lines)
+
+
+def test_mini_alone_shows_kept_and_full():
+    with Started("mini", "--quiet") as server:
+        server.ready()
+        content = {"q": "wake me up at nine", "source": "en", "target": "de"}
+        kept, full = (
+            httpx.post(server.url + "/v1/translate", json={**content, "experts": experts}).json()["experts"]
+            for experts in ("kept", "all")
+        )
+        assert (kept["kept"], full["kept"], full["of"]) == (96, 384, 384)
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    with Started("mini") as again:
+        began = time.monotonic()
+        again.ready()
+        assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("nothing-here",), "`model` must be"),
+        (("mini", "--masks", "no-such-file.json"), "no-such-file.json"),
+        (("mini", "--memory", "1MB"), "`memory` must be"),
+        (("mini", "--languages", "eng_Latn"), "`languages` must be"),
+        (("mini", "--pinned", "fra_Latn"), "`pinned` must be"),
+        (("mini", "--keys", "no-such-file.json"), "no-such-file.json"),
+        (("mini", "--host", "no.such.host.invalid"), "must be free to listen on"),
+        (("mini", "--deadline", "0"), "`deadline` must be seconds"),
+        (("mini", "--port", "70000"), "`port` must be from 0 to 65535"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(capfd, options, message):
+    assert main(["serve", *options, *(() if "--port" in options else ("--port", "0"))]) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("nllb-prune serve: ")
+    assert message in last
+
+
+def test_a_port_that_is_taken(capfd):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "mini", "--port", str(port)]) == 1
+    assert f"`127.0.0.1:{port}` must be free to listen on" in capfd.readouterr().err
