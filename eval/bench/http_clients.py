@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import httpx
+import aiohttp
 
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-_PATIENCE = 120.0  # seconds
+_PATIENCE = aiohttp.ClientTimeout(120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ async def closed_loop(
     waiting, replies, start = iter(requests), list[Reply](), time.monotonic()
 
     async def client() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE) as session:
+        async with aiohttp.ClientSession(url, timeout=_PATIENCE) as session:
             for request in waiting:
                 replies.append(await _sent(session, request, start))
                 told(replies[-1])
@@ -62,20 +61,21 @@ async def open_loop(url: str, requests: Sequence[Request], *, rate: float) -> li
     """Send so many requests a second, whatever becomes of them."""
     start = time.monotonic()
 
-    async def one(session: httpx.AsyncClient, number: int, request: Request) -> Reply:
+    async def one(session: aiohttp.ClientSession, number: int, request: Request) -> Reply:
         await asyncio.sleep(number / rate - (time.monotonic() - start))
         return await _sent(session, request, start)
 
-    async with httpx.AsyncClient(base_url=url, timeout=_PATIENCE, limits=_LIMITS) as session:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(url, timeout=_PATIENCE, connector=connector) as session:
         return await asyncio.gather(*(one(session, n, each) for n, each in enumerate(requests)))
 
 
-async def _sent(session: httpx.AsyncClient, request: Request, start: float) -> Reply:
+async def _sent(session: aiohttp.ClientSession, request: Request, start: float) -> Reply:
     began = time.monotonic()
     try:
-        answer = await session.post("/translate", json=request.content)
-        content = answer.json()
-    except (httpx.HTTPError, ValueError):
+        async with session.post("/translate", json=request.content) as answer:
+            content = await answer.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError):
         return Reply(request, began - start, time.monotonic() - began, 0)
     seconds, found = time.monotonic() - began, content.get("translatedText", ())
     retry = answer.headers.get("retry-after")
@@ -83,7 +83,7 @@ async def _sent(session: httpx.AsyncClient, request: Request, start: float) -> R
         request,
         began - start,
         seconds,
-        answer.status_code,
+        answer.status,
         (found,) if isinstance(found, str) else tuple(found),
         None if retry is None else int(retry),
     )

@@ -19,10 +19,11 @@ from tqdm import tqdm
 from eval.bench.http_clients import Reply, Request, closed_loop, open_loop
 from eval.bench.http_server import ServerProcess, figures
 from eval.bench.near_ties import NEAR, margin_of
-from nllb_prune import MaskSet, ParallelText, Translator, load_model, load_tokenizer
+from nllb_prune import MaskSet, ParallelText, SearchSettings, Translator, load_model, load_tokenizer
 from nllb_prune.model.source import embedded_masks, embedded_text
 
 _LISTS = 0.2  # of the requests, of 2 to 8 texts
+_BEAMS = 4  # in overload, so that a client can ask for several times what the server can do
 _OPTIONS = ("--threads", "1", "--masks", str(embedded_masks()))
 
 Text = tuple[str, str, str]
@@ -46,13 +47,14 @@ def texts_of(requests: Sequence[Request]) -> list[Text]:
     return list(dict.fromkeys((text, each.source, each.target) for each in requests for text in each.texts))
 
 
-def wrong(replies: Sequence[Reply]) -> str:
-    """Compare answers with those found offline; say how many differ, and by how much of a margin."""
+def wrong(replies: Sequence[Reply], *, beams: int = 1) -> str:
+    """Compare answers with those found offline; of greedy ones that differ, say by how much of a margin."""
     answered = [reply for reply in replies if reply.status == 200]
     texts = texts_of([reply.request for reply in answered])
     masks = MaskSet.load(embedded_masks())
     with Translator("mini", masks) as translator:
-        found = translator.translate(*(list(each) for each in zip(*texts, strict=True)))
+        columns = (list(each) for each in zip(*texts, strict=True))
+        found = translator.translate(*columns, search=SearchSettings(beams=beams))
     expected = {text: each.text for text, each in zip(texts, found, strict=True)}
     pairs = [
         ((text, reply.request.source, reply.request.target), got)
@@ -60,6 +62,8 @@ def wrong(replies: Sequence[Reply]) -> str:
         for text, got in zip(reply.request.texts, reply.texts, strict=True)
     ]
     different = [text for text, got in pairs if got != expected[text]]
+    if beams > 1:
+        return f"{len(pairs)} texts: {len(pairs) - len(different)} as offline, {len(different)} otherwise"
     model, tokenizer = load_model("mini"), load_tokenizer("mini")
     margins = [margin_of(model, tokenizer, text, masks) for text in different]
     ties = sum(margin < NEAR for margin in margins)
@@ -95,7 +99,8 @@ def load(options: argparse.Namespace) -> None:
 
 def overload(options: argparse.Namespace) -> None:
     """Find out how much the server can do, ask for five times as much, and for half of it afterwards."""
-    with ServerProcess("mini", *_OPTIONS, "--beams", "4", "--longest-wait", str(options.longest_wait)) as server:
+    limits = ("--beams", str(_BEAMS), "--longest-wait", str(options.longest_wait))
+    with ServerProcess("mini", *_OPTIONS, *limits) as server:
         warm = draw(600, seed=2)
         start = time.monotonic()
         asyncio.run(closed_loop(server.url, warm, clients=16))
@@ -111,7 +116,7 @@ def overload(options: argparse.Namespace) -> None:
     print(f"accepted: {_percentiles(accepted)}\nrefused: {_percentiles(refused)}")
     print(f"Retry-After of the refused: {sorted({reply.retry_after for reply in refused if reply.retry_after})}")
     print(f"afterwards at half of the capacity: {_statuses(after)}; {_percentiles(after)}")
-    print(wrong([*replies, *after]))
+    print(wrong([*replies, *after], beams=_BEAMS))
 
 
 def signals(options: argparse.Namespace) -> None:

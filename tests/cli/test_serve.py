@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from nllb_prune import MaskSet
 from nllb_prune.cli import main
 from nllb_prune.model.source import embedded_masks
+from nllb_prune.serving.http.keys import Key, KeyFile, new_key
 from tests.serving.http.servers import wait_until
 
 httpx = pytest.importorskip("httpx")
@@ -115,6 +118,32 @@ def test_mini_alone_shows_kept_and_full():
         began = time.monotonic()
         again.ready()
         assert time.monotonic() - began < 60
+
+
+ROOT = Path(__file__).parents[2]
+CURL = re.compile(r"^curl (?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_the_documentation(tmp_path):
+    secret = new_key()
+    KeyFile().add(Key.of(secret, name="admin", admin=True)).save(tmp_path / "keys.json")
+    with Started("mini", "--keys", tmp_path / "keys.json", "--keys-optional", "--quiet") as server:
+        server.ready()
+        done = []
+        for page in ("README.md", "docs/server.md"):
+            for command in CURL.findall((ROOT / page).read_text()):
+                here = command.replace("http://127.0.0.1:5000", server.url).replace("Bearer KEY", f"Bearer {secret}")
+                done.append(
+                    subprocess.run(here, shell=True, capture_output=True, text=True, timeout=60, check=True).stdout
+                )
+    assert len(done) >= 7
+    for answer in done:
+        if answer.startswith("event: part"):
+            assert answer.count("event: part") == 2
+            assert "event: done" in answer
+        else:
+            assert {"translatedText", "masks"} & set(json.loads(answer)), answer
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,7 @@ class Desk:
 
     def _note(self, asked: Asked, answers: Sequence[Answered]) -> None:
         self._metrics.characters.inc(asked.size)
-        for answer in answers:
-            self._metrics.translated(answer, full=asked.full)
+        self._metrics.translated(answers, full=asked.full)
 
 
 def pieces_of(served: Served, asked: Asked) -> Pieces:

@@ -24,13 +24,14 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
         self.refused = self._counter("refused", "Requests refused before they were translated", "reason")
-        self.texts = self._counter("texts", "Texts translated", "source", "target", "experts")
+        self.texts = self._counter("texts", "Texts translated", "experts")
+        self.languages = self._counter("language_texts", "Texts by source, and by target", "side", "language")
         self.characters = self._counter("characters", "Characters of the texts translated")
         self.tokens = self._counter("tokens", "Tokens of sentences read and written", "side")
         self.seconds = self._histogram("request_seconds", "From the first byte of a request to the last of its answer")
         self.stages = self._histogram(
             "stage_seconds",
-            "Of a text: waiting (for its turn and its experts), translating, handling (all the rest)",
+            "Of a text: waiting (for its turn and its experts), translating; of a request: handling (all the rest)",
             "stage",
         )
         self.reloads = self._counter("reloads", "Masks read again", "outcome")
@@ -47,15 +48,19 @@ class Metrics:
         extra = labels or ("route",)
         return Histogram(f"nllb_prune_{name}", about, extra, buckets=_SECONDS, registry=self._registry)
 
-    def translated(self, answer: Answered, *, full: bool) -> None:
-        """Take note of a text."""
-        work = answer.work
-        self.texts.labels(answer.source, answer.target, "all" if full else "kept").inc()
-        self.tokens.labels("source").inc(work.source_tokens)
-        self.tokens.labels("target").inc(work.target_tokens)
-        handling = max(0.0, answer.seconds - work.waited - work.translating)
-        for stage, took in (("waiting", work.waited), ("translating", work.translating), ("handling", handling)):
-            self.stages.labels(stage).observe(took)
+    def translated(self, answers: Sequence[Answered], *, full: bool) -> None:
+        """Take note of the texts of a request."""
+        for answer in answers:
+            work = answer.work
+            self.texts.labels("all" if full else "kept").inc()
+            self.languages.labels("source", answer.source).inc()
+            self.languages.labels("target", answer.target).inc()
+            self.tokens.labels("source").inc(work.source_tokens)
+            self.tokens.labels("target").inc(work.target_tokens)
+            self.stages.labels("waiting").observe(work.waited)
+            self.stages.labels("translating").observe(work.translating)
+        longest = max(answer.work.waited + answer.work.translating for answer in answers)
+        self.stages.labels("handling").observe(max(0.0, answers[0].seconds - longest))
 
     def text(self, description: Description | None, states: Sequence[ReplicaState]) -> bytes:
         """Return everything, with what the backend does now."""

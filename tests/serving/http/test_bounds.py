@@ -223,7 +223,8 @@ def test_metrics():
     assert 'nllb_prune_requests_total{route="/translate",status="200"} 1.0' in text
     assert 'nllb_prune_requests_total{route="/translate",status="400"} 1.0' in text
     assert 'nllb_prune_requests_total{route="other",status="404"} 1.0' in text
-    assert 'nllb_prune_texts_total{experts="kept",source="eng_Latn",target="deu_Latn"} 2.0' in text
+    assert 'nllb_prune_texts_total{experts="kept"} 2.0' in text
+    assert 'nllb_prune_language_texts_total{language="deu_Latn",side="target"} 2.0' in text
     assert 'nllb_prune_stage_seconds_count{stage="waiting"} 2.0' in text
     assert 'nllb_prune_rows_total{replica="upper"} 6.0' in text
     assert 'nllb_prune_resident{language="deu_Latn",replica="upper",stack="decoder"} 1.0' in text
