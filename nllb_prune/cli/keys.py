@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("file", type=Path, metavar="FILE", help="of the keys, as in keys.json")
     for action in (add, remove):
         action.add_argument("name", metavar="NAME", help="of whoever has the key")
-    add.add_argument("--rate", type=positive, metavar="N", help="requests a minute (default: the server's rate)")
+    add.add_argument("--rate", type=positive, metavar="N", help="texts a minute (default: the server's rate)")
     add.add_argument("--admin", action="store_true", help="may also have the server read masks and keys again")
     show.add_argument("--json", action="store_true", help="print as JSON")
     add_debug_to_actions((add, show, remove))

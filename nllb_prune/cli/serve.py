@@ -56,8 +56,8 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--characters", type=_limit, default=5000, help="of a text (default 5000; 0 for no limit)")
-    group.add_argument("--texts", type=_limit, default=128, help="of a list (default 128; 0 for no limit)")
+    group.add_argument("--characters", type=whole_number, default=5000, help="of a text (default 5000; 0 for no limit)")
+    group.add_argument("--texts", type=whole_number, default=128, help="of a list (default 128; 0 for no limit)")
     group.add_argument("--body", type=positive, default=2_000_000, help="bytes of a request (default 2000000)")
     group.add_argument("--rate", type=positive, help="texts a minute of a key or an address (default: no limit)")
     group.add_argument(
@@ -85,6 +85,13 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--port", type=int, default=5000, help="(default 5000; 0 for any that is free)")
     group.add_argument("--keys", type=Path, metavar="FILE", help="API keys, made by `nllb-prune keys add`")
+    group.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="of a proxy, which is believed what client it speaks for (X-Forwarded-For; default: none)",
+    )
     group.add_argument("--keys-optional", action="store_true", help="requests without a key are served too, at --rate")
     group.add_argument(
         "--origin",
@@ -117,6 +124,7 @@ def run(options: argparse.Namespace) -> None:
         settings,
         host=options.host,
         port=options.port,
+        proxies=options.proxy,
         identifier=identifier_of(options.lid_model),
     )
 
@@ -141,9 +149,10 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
 
 def _backend(options: argparse.Namespace) -> Backend:
     from nllb_prune.serving.http.backend import LocalBackend
+    from nllb_prune.serving.masks import masks_to_serve
     from nllb_prune.serving.translator import Translator
 
-    masks, full = _masks(options)
+    masks, full = masks_to_serve(options.model, options.masks, full=options.full, memory=options.memory)
     translator = Translator(
         options.model,
         masks,
@@ -158,20 +167,12 @@ def _backend(options: argparse.Namespace) -> Backend:
     return LocalBackend(translator, masks=masks)
 
 
-def _masks(options: argparse.Namespace) -> tuple[Path | None, bool]:
-    """Return the file of masks, and whether to offer the full model; `mini` shows both unless told otherwise."""
-    from nllb_prune.model.source import embedded_masks
-
-    if options.masks is None and options.model == "mini":
-        return embedded_masks(), options.full or options.memory is None
-    return (None if str(options.masks) == "none" else options.masks), options.full
-
-
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _limit(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
+    """Parse a whole number; 0 is for none."""
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, but is {number} instead")

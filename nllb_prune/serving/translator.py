@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import TracebackType
 
 import torch
 
-from nllb_prune.errors import UsageError
+from nllb_prune.errors import Unavailable, UsageError
 from nllb_prune.generation.decode import POSITIONS, ROWS
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import SearchSettings
@@ -22,7 +22,7 @@ from nllb_prune.languages import Direction, language
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.routing import routing_of
 from nllb_prune.model.spec import ModelSpec
-from nllb_prune.serving.in_flight import TextInFlight
+from nllb_prune.serving.in_flight import TextInFlight, begun, results, results_async
 from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.opening import Opened, open_model
@@ -37,6 +37,8 @@ from nllb_prune.tokenization import language_id
 
 _LONG = 64
 """Tokens from which on a sentence is kept from shorter ones."""
+_PREPARING = 4
+"""Asynchronous calls whose texts are cut and encoded at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +128,11 @@ class Translator:
         )
         masks = None if masks is None else _read(masks)
         self._opened: Opened = open_model(model, masks, settings, dtype=dtype, device=device)
-        self._texts = Texts(self._opened.tokenizer, longest=longest)
+        self._tokens = {code: language_id(self._opened.tokenizer, code) for code in self._opened.known}
+        self._texts = Texts(self._opened.tokenizer, self._tokens, longest=longest)
         self._keys, self._in_order = itertools.count(), threading.Lock()
         self._submitted = 0
-        self._tokens = {code: language_id(self._opened.tokenizer, code) for code in self._opened.known}
+        self._preparing = ThreadPoolExecutor(_PREPARING, thread_name_prefix="preparing")
         self._service = Service(self._opened.engine)
         self._reloader = Reloader(self._opened, self._service)
 
@@ -217,11 +220,7 @@ class Translator:
                 it is not offered.
             Unavailable: if experts cannot be read, or the translator is closed.
         """
-        texts_in_flight = self.submit(texts, source, target, search=search, whole=whole, full=full)
-        try:
-            return [each.result() for each in texts_in_flight]
-        finally:
-            _cancel(texts_in_flight)
+        return results(self.submit(texts, source, target, search=search, whole=whole, full=full), self._texts)
 
     async def translate_async(
         self,
@@ -234,12 +233,8 @@ class Translator:
         full: bool = False,
     ) -> list[TranslatedText]:
         """Do what `translate` does; when the task is cancelled, so are its sentences."""
-        prepared = await asyncio.to_thread(self._prepared, texts, source, target, search, whole=whole, full=full)
-        texts_in_flight = self._start(prepared, search, full=full)
-        try:
-            return [await each.result_async() for each in texts_in_flight]
-        finally:
-            _cancel(texts_in_flight)
+        in_flight = await self.submit_async(texts, source, target, search=search, whole=whole, full=full)
+        return await results_async(in_flight, self._texts)
 
     def stream(
         self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY, full: bool = False
@@ -255,8 +250,7 @@ class Translator:
         self, text: str, source: str, target: str, *, search: SearchSettings = GREEDY, full: bool = False
     ) -> AsyncIterator[str]:
         """Do what `stream` does."""
-        prepared = await asyncio.to_thread(self._prepared, [text], source, target, search, whole=False, full=full)
-        [in_flight] = self._start(prepared, search, full=full)
+        [in_flight] = await self.submit_async([text], source, target, search=search, full=full)
         async with aclosing(in_flight.parts_async()) as parts:
             async for part in parts:
                 yield part
@@ -272,10 +266,43 @@ class Translator:
         full: bool = False,
     ) -> list[TextInFlight]:
         """Do what `translate` does, without waiting for what comes of it."""
-        prepared = self._prepared(texts, source, target, search, whole=whole, full=full)
-        return self._start(prepared, search, full=full)
+        return self._begin(texts, source, target, search, whole=whole, full=full, look=self._service.check_open)
 
-    def _prepared(
+    async def submit_async(
+        self,
+        texts: Sequence[str],
+        source: str | Sequence[str],
+        target: str | Sequence[str],
+        *,
+        search: SearchSettings = GREEDY,
+        whole: bool = False,
+        full: bool = False,
+    ) -> list[TextInFlight]:
+        """Do what `submit` does, in a thread of the translator's own.
+
+        A task that is cancelled ends when the thread has let go of its texts, after the one at hand, and nothing of
+        them waits to be translated.
+        """
+        given_up = threading.Event()
+
+        def look() -> None:
+            if given_up.is_set():
+                raise CancelledError
+            self._service.check_open()
+
+        def begin() -> list[TextInFlight]:
+            return self._begin(texts, source, target, search, whole=whole, full=full, look=look)
+
+        return await begun(self._in_thread(begin), given_up)
+
+    def _in_thread(self, begin: Callable[[], list[TextInFlight]]) -> Future[list[TextInFlight]]:
+        self._service.check_open()
+        try:
+            return self._preparing.submit(begin)
+        except RuntimeError:
+            raise Unavailable("The translator must be open to translate, but is being closed.") from None
+
+    def _begin(
         self,
         texts: Sequence[str],
         source: str | Sequence[str],
@@ -284,17 +311,18 @@ class Translator:
         *,
         whole: bool,
         full: bool,
-    ) -> list[Prepared]:
-        """Check what is asked for, cut texts and encode them."""
-        self._service.check_open()
+        look: Callable[[], None],
+    ) -> list[TextInFlight]:
+        """Check what is asked for, cut texts, encode them, and let their sentences wait for their turns."""
+        look()
         check_texts(texts)
         directions = self._directions(len(texts), source, target, full=full)
         if search.beams > self.beams:
             raise UsageError(
                 f"`beams` must be at most {self.beams}, for which memory was divided, but is {search.beams} instead."
             )
-        pairs = zip(texts, directions, strict=True)
-        return [self._texts.prepare(text, *direction, whole=whole) for text, direction in pairs]
+        prepared = self._texts.prepare(texts, directions, whole=whole, look=look)
+        return self._start(prepared, search, full=full)
 
     def _start(self, prepared: Sequence[Prepared], search: SearchSettings, *, full: bool) -> list[TextInFlight]:
         """Let sentences wait for their turns."""
@@ -307,7 +335,7 @@ class Translator:
             TextInFlight(
                 each,
                 [None if ids is None else next(futures) for ids in each.tokens],
-                decode=self._texts.decode,
+                texts=self._texts,
                 alternatives=search.alternatives,
             )
             for each in prepared
@@ -372,8 +400,14 @@ class Translator:
         )
 
     def close(self, *, drain: bool = True) -> None:
-        """Finish what was submitted, or give it up if it is not to `drain`; let go of files and threads."""
+        """Finish what was submitted, or give it up if it is not to `drain`; let go of files and threads.
+
+        What asynchronous calls have begun to prepare is finished, or given up, as well.
+        """
+        if drain:
+            self._preparing.shutdown()
         self._service.close(drain=drain)
+        self._preparing.shutdown()
         with self._reloader.alone:
             if self._opened.pager is not None:
                 self._opened.pager.close(finish=drain)
@@ -389,9 +423,3 @@ class Translator:
 
 def _read(masks: MaskSet | str | Path) -> MaskSet:
     return masks if isinstance(masks, MaskSet) else MaskSet.load(masks)
-
-
-def _cancel(texts: Sequence[TextInFlight]) -> None:
-    """Take out what is not finished when a call is over, because something failed."""
-    for each in texts:
-        each.cancel()

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,18 +86,18 @@ def test_a_server_from_start_to_end(masks):
         content["masks"]["decoder"]["deu_Latn"] = content["masks"]["decoder"]["tur_Latn"]
         masks.write_text(json.dumps(content))
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: server.said("masks were read again"))
+        wait_until(lambda: server.said("masks and keys were read again"))
         after = httpx.get(server.url + "/v1/configurations").json()["masks"]
         assert after == MaskSet.load(masks).signature != before
         masks.write_text(embedded_masks().read_text())
 
         with ThreadPoolExecutor(8) as clients:
-            answers = [clients.submit(server.translate, ["set an alarm for nine"] * 20) for _ in range(8)]
+            answers = [clients.submit(server.translate, ["set an alarm for nine"] * 15) for _ in range(8)]
             wait_until(lambda: httpx.get(server.url + "/v1/residency").json()["replicas"][0]["waiting"] > 0)
             assert server.end() == 0
             found = [answer.result() for answer in answers]
     assert [answer.status_code for answer in found] == [200] * 8
-    assert all(len(answer.json()["translatedText"]) == 20 for answer in found)
+    assert all(len(answer.json()["translatedText"]) == 15 for answer in found)
     lines = [json.loads(line) for line in server.lines]
     assert {"listening", "ready", "request"} <= {line["event"] for line in lines}
     assert "wake me up" not in "".join(server.lines)
@@ -115,9 +114,7 @@ def test_mini_alone_shows_kept_and_full():
         assert (kept["kept"], full["kept"], full["of"]) == (96, 384, 384)
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
     with Started("mini") as again:
-        began = time.monotonic()
-        again.ready()
-        assert time.monotonic() - began < 60
+        assert again.ready().translate().status_code == 200
 
 
 ROOT = Path(__file__).parents[2]

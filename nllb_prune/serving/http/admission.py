@@ -46,6 +46,12 @@ class Admitted:
         """Tell that it was cancelled, or failed: it no longer waits, and its characters count for nothing."""
         self._leave(finished=False)
 
+    def resized(self, size: int) -> None:
+        """Tell that it is of another size than was thought."""
+        if self._admission is not None:
+            self._admission._resized(self.size, size)
+            self.size = size
+
     def _leave(self, *, finished: bool) -> None:
         admission, self._admission = self._admission, None
         if admission is not None:
@@ -129,8 +135,17 @@ class Admission:
         if self._outstanding >= max(self._floor, self._longest_wait * self.rate):
             return Refused(max(self.expected_wait - self._longest_wait / 2, _SHORTEST_RETRY))
         self._pass()
+        return self.enter(size)
+
+    def enter(self, size: int) -> Admitted:
+        """Let a part of a request in whose beginning was let in: it comes in whatever else there is."""
+        self._pass()
         self._outstanding += size
         return Admitted(self, size)
+
+    def _resized(self, before: int, after: int) -> None:
+        self._pass()
+        self._outstanding += after - before
 
     def _leave(self, size: int, *, finished: bool) -> None:
         self._pass()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from nllb_prune._version import __version__
 from nllb_prune.evaluation.detectors.identification import LanguageIdentifier, identifier_of
 from nllb_prune.serving.http.body_limit import BodyLimit
+from nllb_prune.serving.http.head import HeadAsGet
 from nllb_prune.serving.http.libre import libre_routes
 from nllb_prune.serving.http.metrics import CONTENT_TYPE
 from nllb_prune.serving.http.problems import Problem
@@ -43,7 +44,7 @@ def make_app(
         opening: Makes the backend, once the server listens; until it is made, only `/health` says that all is well.
         settings: Limits and choices.
         identifier: Of the language of texts; by default the one inside its package.
-        failed: Is told if the backend cannot be made.
+        failed: Is told if the backend cannot be made, or has ended by a fault.
 
     Raises:
         UsageError: if the file of keys is not right.
@@ -53,7 +54,10 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_open(state, opening, failed)), asyncio.create_task(state.refreshing())]
+        tasks = [
+            asyncio.create_task(_or_failed(_open(state, opening), failed)),
+            asyncio.create_task(_or_failed(state.refreshing(), failed)),
+        ]
         try:
             yield
         finally:
@@ -72,32 +76,42 @@ def make_app(
     add_page(app)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
-    if settings.origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
-        )
-    app.add_middleware(BodyLimit, most=settings.body, seconds=settings.body_seconds)
+    app.add_middleware(BodyLimit, most=settings.body, deadlines=state.arrivals)
     app.add_middleware(Records, metrics=state.metrics)
+    if settings.origins:  # the outermost, so that pages can read why they were refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(HeadAsGet)
     return app
 
 
-async def _open(state: ServerState, opening: Opening, failed: Callable[[BaseException], None] | None) -> None:
+async def _open(state: ServerState, opening: Opening) -> None:
+    said = await state.open(await opening())
+    log.info("ready", extra={"model": said.model, "masks": said.masks, "directions": len(said.directions)})
+
+
+async def _or_failed(work: Awaitable[None], failed: Callable[[BaseException], None] | None) -> None:
+    """Do what a server cannot do without."""
     try:
-        await state.open(await opening())
+        await work
     except Exception as error:
-        if failed is None:
-            log.exception("the model cannot be served")
-        else:
+        log.error("the model cannot be served", extra={"error": str(error)})
+        if failed is not None:
             failed(error)
-        return
-    served = state.served
-    if served is not None:
-        said = served.description
-        log.info("ready", extra={"model": said.model, "masks": said.masks, "directions": len(said.directions)})
 
 
 def _add_metrics(app: FastAPI, state: ServerState) -> None:
-    @app.get("/metrics", summary="What is counted, for Prometheus", response_class=Response, tags=["Experts at work"])
+    @app.get(
+        "/metrics",
+        summary="What is counted, for Prometheus",
+        response_class=PlainTextResponse,
+        tags=["Experts at work"],
+    )
     async def metrics() -> Response:
         served = state.served
         description, states = None, []
@@ -105,7 +119,8 @@ def _add_metrics(app: FastAPI, state: ServerState) -> None:
             description = served.description
             with suppress(Exception):  # what the server itself counts is told even if its backend cannot be asked
                 states = await served.backend.states()
-        return Response(state.metrics.text(description, states), media_type=CONTENT_TYPE)
+        text = await asyncio.to_thread(state.metrics.text, description, states)
+        return Response(text, media_type=CONTENT_TYPE)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

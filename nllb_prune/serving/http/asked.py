@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nllb_prune.generation.search import SearchSettings
@@ -13,6 +13,7 @@ from nllb_prune.serving.http.settings import ServerSettings
 
 _FORMATS = ("text", "html")
 _EXPERTS = ("kept", "all")
+_SENTENCE = 16  # characters, which a sentence costs beside its own
 _NAME_SHOWN = 64  # characters of a wrong name that an answer repeats
 
 
@@ -40,6 +41,11 @@ class Asked:
     def size(self) -> int:
         """Characters of all texts."""
         return sum(map(len, self.texts))
+
+    @property
+    def cost(self) -> int:
+        """What all texts cost together."""
+        return sum(map(cost_of, self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +94,7 @@ class Offer:
         full = _choice(fields, "experts", _EXPERTS, "experts must be kept or all, not {}") == "all"
         if full and not self.full:
             raise Problem(400, "The full model is not served here; experts must be kept")
-        return Asked(
-            texts=asked.texts,
-            listed=False,
-            source=asked.source,
-            target=asked.target,
-            html=asked.html,
-            search=_search(max(beams, asked.search.alternatives), asked.alternatives),
-            full=full,
-        )
+        return replace(asked, search=_search(max(beams, asked.search.alternatives), asked.alternatives), full=full)
 
     def check_sizes(self, texts: tuple[str, ...], *, listed: bool) -> None:
         """Refuse too many texts, and too long ones."""
@@ -116,6 +114,11 @@ class Offer:
 
     def _target(self, name: str) -> str:
         return _code(name, tuple(self.languages.into))
+
+
+def cost_of(text: str) -> int:
+    """Return what a text costs, in characters: a line is a sentence at least, which takes some time however short."""
+    return len(text) + _SENTENCE * (1 + text.count("\n"))
 
 
 def texts_of(q: Any) -> tuple[str, ...]:

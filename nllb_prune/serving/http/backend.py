@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from nllb_prune._version import __version__
-from nllb_prune.errors import UsageError
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.generation.translate import GREEDY
 from nllb_prune.languages import Direction
-from nllb_prune.serving.in_flight import TextInFlight
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.sides import LanguageSide
 from nllb_prune.serving.texts import TranslatedText
@@ -115,29 +113,13 @@ class LocalBackend:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[str | TranslatedText, None]:
         """Yield the parts of the one text, then the whole."""
-        [in_flight] = await self._submitted(ask)
+        [in_flight] = await self._translator.submit_async(
+            ask.texts, ask.sources, [ask.target] * len(ask.texts), search=ask.search, full=ask.full
+        )
         async with aclosing(in_flight.parts_async()) as parts:
             async for part in parts:
                 yield part
             yield await in_flight.result_async()
-
-    async def _submitted(self, ask: Ask) -> list[TextInFlight]:
-        """Submit in a thread; if the task is cancelled meanwhile, what was submitted is taken out again."""
-        submitting = asyncio.ensure_future(
-            asyncio.to_thread(
-                self._translator.submit,
-                ask.texts,
-                ask.sources,
-                [ask.target] * len(ask.texts),
-                search=ask.search,
-                full=ask.full,
-            )
-        )
-        try:
-            return await asyncio.shield(submitting)
-        except asyncio.CancelledError:
-            submitting.add_done_callback(_cancel)
-            raise
 
     async def sides_of(self, source: str, target: str, *, full: bool) -> tuple[LanguageSide, ...]:
         """Return whose experts a direction uses, by stack."""
@@ -148,14 +130,13 @@ class LocalBackend:
         return [state_of(self._translator, name="local")]
 
     async def reload(self) -> Description:
-        """Read the file of masks again.
+        """Read the file of masks again, if there is one.
 
         Raises:
-            UsageError: if there is none or it is not right; nothing has changed then.
+            UsageError: if it is not right; nothing has changed then.
         """
-        if self._masks is None:
-            raise UsageError("`masks` must be a file to be read again, but the server was started without.")
-        await asyncio.to_thread(self._translator.reload, self._masks)
+        if self._masks is not None:
+            await asyncio.to_thread(self._translator.reload, self._masks)
         return describe(self._translator)
 
     async def close(self, *, drain: bool) -> None:
@@ -177,9 +158,3 @@ def describe(translator: Translator) -> Description:
 def state_of(translator: Translator, *, name: str) -> ReplicaState:
     """Return what a translator is doing."""
     return ReplicaState(name=name, figures=translator.figures(), plan=translator.plan, sides=translator.sides())
-
-
-def _cancel(submitting: asyncio.Future[list[TextInFlight]]) -> None:
-    if not submitting.cancelled() and submitting.exception() is None:
-        for each in submitting.result():
-            each.cancel()

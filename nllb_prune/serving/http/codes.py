@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from nllb_prune.languages import Direction, Language, find_language, language
 
@@ -46,6 +47,14 @@ class ServedLanguages:
     def all(self) -> tuple[str, ...]:
         """Languages of any direction, by code."""
         return tuple(sorted({*self.sources, *self.into}))
+
+    @cached_property
+    def listed(self) -> list[dict[str, Any]]:
+        """What clients are told of them."""
+        return [
+            {"code": api_code(source), "name": spoken(source).name, "targets": [api_code(each) for each in targets]}
+            for source, targets in self.targets.items()
+        ]
 
     def serves(self, source: str, target: str) -> bool:
         """Return whether a direction is among them; a language into itself stays as it is."""

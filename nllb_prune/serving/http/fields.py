@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
@@ -13,8 +14,6 @@ from starlette.requests import Request
 from nllb_prune.serving.http.problems import Problem
 
 Fields = Mapping[str, Any]
-
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 async def read_fields(request: Request) -> Fields:
@@ -27,9 +26,11 @@ async def read_fields(request: Request) -> Fields:
     if kind == "application/json" or kind.endswith("+json"):
         return _object(await request.body())
     found = _lists(request.query_params.multi_items())
-    if kind in _FORMS:
+    if kind == "multipart/form-data":
         return found | _lists((await _form(request)).multi_items())
-    await request.body()  # so that what comes after it is the end of the connection
+    body = await request.body()  # of any kind, so that what comes after it is the end of the connection
+    if kind == "application/x-www-form-urlencoded":  # in UTF-8, also where it is not in percents
+        return found | _lists(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
     return found
 
 

@@ -38,7 +38,7 @@ class Key:
     sha256: str
     """Of the key, in hexadecimal digits; no slow hash is needed, as nobody can try out 256 random bits."""
     rate: int | None = None
-    """Requests a minute, if it has a rate of its own."""
+    """Texts a minute, if it has a rate of its own."""
     admin: bool = False
     """Whether it allows to reload masks and keys."""
     created: str

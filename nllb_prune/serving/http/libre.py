@@ -9,12 +9,13 @@ from fastapi import APIRouter, Request
 
 from nllb_prune.serving.http.answers import Json
 from nllb_prune.serving.http.asked import Asked, texts_of
-from nllb_prune.serving.http.codes import AUTO, ServedLanguages, api_code, spoken
+from nllb_prune.serving.http.codes import AUTO, api_code, spoken
 from nllb_prune.serving.http.detection import Detected
 from nllb_prune.serving.http.fields import read_fields
 from nllb_prune.serving.http.pieces import Answered
 from nllb_prune.serving.http.problems import missing
 from nllb_prune.serving.http.schemas import (
+    KEY,
     Detection,
     DetectRequest,
     FrontendSettings,
@@ -40,6 +41,7 @@ def libre_routes(state: ServerState) -> APIRouter:
         response_model=Translated,
         responses=problems(400, 403, 408, 413, 429, 500, 503),
         openapi_extra=request_body(TranslateRequest, form=True),
+        dependencies=KEY,
         summary="Translate a text or a list of texts",
     )
     async def translate(request: Request) -> Json:
@@ -52,6 +54,7 @@ def libre_routes(state: ServerState) -> APIRouter:
         response_model=list[Detection],
         responses=problems(400, 403, 408, 413, 429, 500, 503),
         openapi_extra=request_body(DetectRequest, form=True),
+        dependencies=KEY,
         summary="Find out which language a text is in",
     )
     async def detect(request: Request) -> Json:
@@ -71,7 +74,7 @@ def libre_routes(state: ServerState) -> APIRouter:
         summary="Languages, and those that each is translated into",
     )
     async def languages() -> Json:
-        return Json(_languages(state.ready().languages))
+        return Json(state.ready().languages.listed)
 
     @routes.get(
         "/frontend/settings",
@@ -126,10 +129,3 @@ def _translated(asked: Asked, answers: list[Answered]) -> dict[str, Any]:
     if asked.alternatives:
         found["alternatives"] = [list(answer.alternatives) for answer in answers]
     return found if asked.listed else {name: values[0] for name, values in found.items()}
-
-
-def _languages(languages: ServedLanguages) -> list[dict[str, Any]]:
-    return [
-        {"code": api_code(source), "name": spoken(source).name, "targets": [api_code(each) for each in targets]}
-        for source, targets in languages.targets.items()
-    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from nllb_prune.serving.http.asked import Asked
+from nllb_prune.segmentation import has_words
+from nllb_prune.serving.http.asked import Asked, cost_of
 from nllb_prune.serving.http.backend import Ask
 from nllb_prune.serving.http.detection import Detected
 from nllb_prune.serving.http.markup import Markup
@@ -46,10 +47,17 @@ class _Text:
         return translations[0] if translations else self.text
 
 
+def own_texts(text: str, markup: Markup | None) -> list[str]:
+    """Return what of a text there is to translate: what stands between tags; nothing, if it has no words."""
+    if markup is not None:
+        return list(markup.texts)
+    return [text] if has_words(text) else []
+
+
 class Pieces:
     """What of a request goes to the backend: texts, or in HTML what stands between tags.
 
-    A text that is in the target language already stays as it is.
+    A text that is in the target language already, or has no words, stays as it is.
 
     Args:
         asked: The request.
@@ -65,7 +73,7 @@ class Pieces:
         self._texts: list[_Text] = []
         pieces: list[tuple[str, str]] = []
         for number, (text, source, markup) in enumerate(zip(asked.texts, sources, markups, strict=True)):
-            own = [] if source == asked.target else [text] if markup is None else list(markup.texts)
+            own = [] if source == asked.target else own_texts(text, markup)
             known = detected[number] if detected else None
             self._texts.append(_Text(text, source, known, markup if own else None, len(pieces), len(own)))
             pieces += [(piece, source) for piece in own]
@@ -78,10 +86,20 @@ class Pieces:
         )
         """For the backend; without texts there is nothing to translate."""
 
-    @property
-    def size(self) -> int:
-        """Characters that are to be translated."""
-        return sum(map(len, self.ask.texts))
+    def portions(self, most: int) -> Iterator[tuple[Ask, int]]:
+        """Yield what goes to the backend in parts that cost `most` at most, or are one text, with what each costs."""
+        first, cost = 0, 0
+        for number, text in enumerate(self.ask.texts):
+            more = cost_of(text)
+            if number > first and cost + more > most:
+                yield self._part(first, number), cost
+                first, cost = number, 0
+            cost += more
+        if cost:
+            yield self._part(first, len(self.ask.texts)), cost
+
+    def _part(self, first: int, end: int) -> Ask:
+        return replace(self.ask, texts=self.ask.texts[first:end], sources=self.ask.sources[first:end])
 
     @property
     def plain(self) -> bool:

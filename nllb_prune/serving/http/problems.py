@@ -7,7 +7,6 @@ import math
 from nllb_prune.serving.http.answers import Json
 
 TOO_BUSY = "The server is too busy; try again later"
-LATE = "The translation was not finished within {:g} seconds; try again later, or with less text"
 NOT_READY = "The server is not ready yet; try again later"
 CLOSING = "The server is closing; try again later"
 FAULT = "Internal error; the server's log tells more under request {}"
@@ -32,6 +31,16 @@ class Problem(Exception):  # noqa: N818
         """Return the answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         return Json({"error": self.message}, status_code=self.status, headers=headers)
+
+
+def late(seconds: float) -> Problem:
+    """Return the refusal of a translation that took too long."""
+    return Problem(503, f"The translation was not finished within {seconds:g} seconds; send less text", retry_after=1.0)
+
+
+def slow(seconds: float) -> Problem:
+    """Return the refusal of a request that does not arrive."""
+    return Problem(408, f"The request must arrive within {seconds:g} seconds")
 
 
 def missing(name: str) -> Problem:

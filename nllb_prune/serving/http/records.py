@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from time import monotonic
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nllb_prune.serving.http.metrics import Metrics
-from nllb_prune.serving.http.problems import FAULT, GONE, Problem
+from nllb_prune.serving.http.problems import CLOSING, FAULT, GONE, Problem
 
 log = logging.getLogger("nllb_prune.server.requests")
 
@@ -46,6 +47,9 @@ class Records:
                 problem = fault(Request(scope))
                 if record.status is None:
                     await problem.response()(scope, receive, record.send)
+            except asyncio.CancelledError:  # the server ends, and has waited long enough
+                if record.status is None:
+                    await Problem(503, CLOSING, retry_after=1.0).response()(scope, receive, record.send)
             finally:
                 self._note(scope, record)
 

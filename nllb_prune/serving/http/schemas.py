@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Depends
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
+KEY = [Depends(HTTPBearer(auto_error=False, description="An API key, where the server needs one"))]
+"""What the document says of routes that take a key; `Door` looks at it."""
+
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _Text = Annotated[str, Field(min_length=1)]
 _Code = Annotated[str, Field(min_length=1, examples=["en", "eng_Latn"])]
 
@@ -238,8 +244,9 @@ def request_body(model: type[BaseModel], *, form: bool = False) -> dict[str, Any
     """Return what the document says of the body of a request, which may come as a form too."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    kinds = ["application/json", *(["application/x-www-form-urlencoded"] if form else [])]
-    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
+    kinds = ["application/json", *(_FORMS if form else ())]
+    content = {kind: {"schema": schema} for kind in kinds}
+    return {"requestBody": {"required": True, "content": content}, "security": [{}]}  # the key may be missing
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -10,18 +10,20 @@ from fastapi import APIRouter, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 
-from nllb_prune.errors import UsageError
+from nllb_prune.errors import Unavailable, UsageError
 from nllb_prune.expert_mask import size
 from nllb_prune.serving.http.answers import Json, dumps
 from nllb_prune.serving.http.asked import Asked
 from nllb_prune.serving.http.backend import Description, ReplicaState
 from nllb_prune.serving.http.codes import ServedLanguages, api_code, spoken
+from nllb_prune.serving.http.desk import unless_gone
 from nllb_prune.serving.http.fields import read_fields
 from nllb_prune.serving.http.libre import detection
 from nllb_prune.serving.http.pieces import Answered
 from nllb_prune.serving.http.problems import Problem
 from nllb_prune.serving.http.records import fault
 from nllb_prune.serving.http.schemas import (
+    KEY,
     Configurations,
     FullTranslated,
     FullTranslateRequest,
@@ -58,6 +60,7 @@ def v1_routes(state: ServerState) -> APIRouter:
         response_model=FullTranslated,
         responses=problems(400, 403, 408, 413, 429, 500, 503),
         openapi_extra=request_body(FullTranslateRequest),
+        dependencies=KEY,
         summary="Translate a text, and tell what went into it",
     )
     async def translate(request: Request) -> Json:
@@ -71,13 +74,18 @@ def v1_routes(state: ServerState) -> APIRouter:
         response_class=StreamingResponse,
         responses={**_EVENTS, **problems(400, 403, 408, 413, 429, 500, 503)},
         openapi_extra=request_body(FullTranslateRequest),
+        dependencies=KEY,
         summary="Translate a text, sentence by sentence as they are finished",
     )
     async def stream(request: Request) -> StreamingResponse:
         fields, served = await read_fields(request), state.ready()
         asked = state.enter(request, fields, served.offer.asked_in_full)
         parts = state.desk.stream(served, asked)
-        first = await anext(parts)  # what is refused is refused before anything is sent
+        try:
+            first = await unless_gone(request, anext(parts))  # what is refused is refused before anything is sent
+        except BaseException:
+            await parts.aclose()
+            raise
         return StreamingResponse(
             _events(request, served, asked, first, parts),
             media_type="text/event-stream",
@@ -107,12 +115,15 @@ def v1_routes(state: ServerState) -> APIRouter:
         "/admin/reload",
         response_model=Reloaded,
         responses=problems(400, 403, 500, 503),
+        dependencies=KEY,
         summary="Read masks and keys again; needs the key of an administrator",
     )
     async def reload(request: Request) -> Json:
         state.door.enter_admin(request)
         try:
             return Json({"masks": (await state.reload()).masks})
+        except Unavailable as error:
+            raise Problem(503, str(error), retry_after=1.0) from None
         except (UsageError, OSError) as error:
             raise Problem(400, str(error)) from None
 

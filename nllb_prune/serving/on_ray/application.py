@@ -11,8 +11,9 @@ from typing import Any
 
 from nllb_prune.errors import UsageError
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.source import embedded_masks, model_folder
+from nllb_prune.model.source import model_folder
 from nllb_prune.serving.http.settings import ServerSettings
+from nllb_prune.serving.masks import masks_to_serve
 from nllb_prune.serving.on_ray.backend import RayBackend
 from nllb_prune.serving.on_ray.replica import Replica
 from nllb_prune.serving.on_ray.settings import RaySettings, read_settings
@@ -97,7 +98,8 @@ def app(args: dict[str, Any]) -> Any:
 
 
 def _replicas(serve: Any, settings: RaySettings, server: ServerSettings) -> Any:
-    masks, full = _masks(settings)
+    path, full = masks_to_serve(settings.model, settings.masks, full=settings.full, memory=settings.memory)
+    masks = None if path is None else _here(str(path))
     deployment = serve.deployment(
         Replica,
         name="Replica",
@@ -115,16 +117,9 @@ def _replicas(serve: Any, settings: RaySettings, server: ServerSettings) -> Any:
 def _check_files(settings: RaySettings) -> None:
     """Refuse here what every replica would refuse, again and again."""
     model_folder(settings.model)
-    masks, _ = _masks(settings)
+    masks, _ = masks_to_serve(settings.model, settings.masks, full=settings.full, memory=settings.memory)
     if masks is not None:
         MaskSet.load(masks)
-
-
-def _masks(settings: RaySettings) -> tuple[str | None, bool]:
-    """Return the file of masks, and whether to offer the full model; `mini` shows both unless told otherwise."""
-    if settings.masks is None and settings.model == "mini":
-        return str(embedded_masks()), settings.full or settings.memory is None
-    return (None if settings.masks == "none" else _here(settings.masks)), settings.full
 
 
 def _count(settings: RaySettings) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import time
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 
 from nllb_prune.errors import UsageError
 from nllb_prune.generation.translate import Translation
 from nllb_prune.serving.http.app import make_app
 from nllb_prune.serving.http.backend import Description, ReplicaState
+from nllb_prune.serving.http.server import Ending, configured
 from nllb_prune.serving.http.settings import ServerSettings
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.sides import LanguageSide
@@ -114,13 +114,13 @@ class Server:
 
 
 @contextmanager
-def serving(backend, **settings):
+def serving(backend, *, failed=None, **settings):
     """A server on a free port of this machine, ready."""
 
     async def opening():
         return backend
 
-    app = make_app(opening, ServerSettings(**settings))
+    app = make_app(opening, ServerSettings(**settings), failed=failed)
     with running(app) as url:
         server = Server(url, app.state.server)
         yield server
@@ -129,7 +129,7 @@ def serving(backend, **settings):
 
 @contextmanager
 def running(app, *, ready=True):
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = Ending(configured(app, port=0, drain=5), app.state.server)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started and server.servers and server.servers[0].sockets)

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import socket
 import threading
@@ -35,7 +36,7 @@ def test_a_deadline():
     with serving(backend, deadline=0.2) as server:
         answer = server.translate()
         assert answer.status_code == 503
-        assert "0.2 seconds" in answer.json()["error"]
+        assert "within 0.2 seconds" in answer.json()["error"]
         assert int(answer.headers["retry-after"]) >= 1
         wait_until(lambda: backend.cancelled == 1)
 
@@ -92,11 +93,36 @@ def test_rates():
         assert server.client.get("/languages").status_code == 200
 
 
+def test_what_is_refused_counts_once():
+    with serving(Upper(), rate=3, texts=5) as server:
+        assert server.translate(["a"] * 1000).status_code == 400
+        assert server.translate(["a", "b"]).status_code == 200
+
+
+def test_pages_of_other_sites():
+    elsewhere = {"sec-fetch-site": "cross-site", "origin": "https://example.org"}
+    content = {"q": "a", "source": "en", "target": "de"}
+    with serving(Upper()) as server:
+        answer = server.client.post("/translate", data=content, headers=elsewhere)
+        assert (answer.status_code, answer.json()) == (
+            403,
+            {"error": "Pages of other web sites may not use this server"},
+        )
+        assert (
+            server.client.post("/translate", data=content, headers={"sec-fetch-site": "same-origin"}).status_code == 200
+        )
+    with serving(Upper(), origins=("https://example.org",)) as server:
+        answer = server.client.post("/translate", data=content, headers=elsewhere)
+        assert answer.status_code == 200
+        answer = server.client.post("/translate", content=b"a" * 3_000_000, headers=elsewhere)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (413, "https://example.org")
+
+
 def test_lists_count_for_each_text():
     with serving(Upper(), rate=3) as server:
         assert server.translate(["a", "b"]).status_code == 200
-        assert server.translate(["a", "b"]).status_code == 429
-        assert server.translate("a").status_code == 200
+        assert server.translate(["a", "b"]).status_code == 429  # after the first of them was counted
+        assert server.translate("a").status_code == 429
 
 
 @pytest.fixture
@@ -151,6 +177,35 @@ def test_reload(keys):
         KeyFile.load(path).remove("user").save(path)
         server.post("/v1/admin/reload", {}, headers={"authorization": f"Bearer {admin}"})
         assert server.translate(api_key=user).status_code == 403
+
+
+def test_keys_that_are_not_right_keep_masks_as_they_are(keys):
+    path, user, admin = keys
+    backend = Upper()
+    with serving(backend, keys=path) as server:
+        path.write_text("{}")
+        answer = server.post("/v1/admin/reload", {}, headers={"authorization": f"Bearer {admin}"})
+        assert answer.status_code == 400
+        assert str(path) in answer.json()["error"]
+        assert backend.masks == "0123456789ab"
+        assert server.translate(api_key=user).status_code == 200
+
+
+def test_keys_are_read_again_when_their_file_changes(keys):
+    path, user, _ = keys
+    with serving(Upper(), keys=path, refresh=0.05) as server:
+        assert server.translate(api_key=user).status_code == 200
+        KeyFile.load(path).remove("user").save(path)
+        wait_until(lambda: server.translate(api_key=user).status_code == 403)
+
+
+def test_a_reload_that_cannot_be_now(keys):
+    path, _, admin = keys
+    backend = Upper()
+    with serving(backend, keys=path) as server:
+        backend.error = Unavailable("The translator must be open.")
+        answer = server.post("/v1/admin/reload", {}, headers={"authorization": f"Bearer {admin}"})
+        assert answer.status_code == 503
 
 
 def test_a_reload_of_what_is_not_right(keys):
@@ -212,6 +267,74 @@ def test_other_sites_are_kept_out_unless_let_in():
     with serving(Upper(), origins=("https://example.org",)) as server:
         found = server.client.get("/languages", headers=origin).headers
         assert found["access-control-allow-origin"] == "https://example.org"
+
+
+def test_a_stream_whose_client_goes_before_it_begins():
+    backend = Upper(seconds=30)
+    body = b'{"q": "a b", "source": "en", "target": "de"}'
+    with serving(backend) as server:
+        with _connected(server) as connection:
+            connection.sendall(_head(b"/v1/stream", body) + body)
+            wait_until(lambda: backend.asks)
+        wait_until(lambda: backend.cancelled == 1)
+
+
+def test_large_requests_leave_room_for_others():
+    backend = Upper(seconds=0.01)
+    with serving(backend, longest_wait=0.5) as server, ThreadPoolExecutor(1) as client:
+        large = client.submit(server.translate, ["a" * 1000] * 100)
+        wait_until(lambda: len(backend.asks) > 1)
+        began = time.monotonic()
+        assert server.translate("small").status_code == 200
+        assert time.monotonic() - began < 5
+        assert not large.done()
+        assert large.result().json()["translatedText"] == ["A" * 1000] * 100
+    assert max(sum(map(len, ask.texts)) for ask in backend.asks) <= 6000
+
+
+def test_headers_have_a_limit():
+    with serving(Upper()) as server, _connected(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                connection.sendall(b"X-A: " + b"a" * 10_000 + b"\r\n")
+        with contextlib.suppress(OSError):
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        assert server.client.get("/health").status_code == 200
+
+
+def test_what_ends_gives_requests_up_in_time():
+    backend = Upper(seconds=60)
+    answers, content = [], {"q": "good morning", "source": "en", "target": "de"}
+    with serving(backend, drain=0.3) as server:
+        client = threading.Thread(target=lambda: answers.append(httpx.post(server.url + "/translate", json=content)))
+        client.start()
+        wait_until(lambda: backend.asks)
+        began = time.monotonic()
+    client.join()
+    assert time.monotonic() - began < 5
+    assert (answers[0].status_code, answers[0].json()) == (503, {"error": "The server is closing; try again later"})
+
+
+def test_what_ends_waits_for_no_more_than_a_moment_for_requests():
+    body = b'{"q": "a b", "source": "en", "target": "de"}'
+    with serving(Upper()) as server:
+        connection = _connected(server)
+        connection.sendall(_head(b"/translate", body) + body[:5])
+        time.sleep(0.1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    with connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 503")
+
+
+def test_a_backend_that_ends_ends_the_server():
+    backend, told = Upper(), []
+    with serving(backend, refresh=0.05, failed=told.append) as server:
+        backend.open = False
+        wait_until(lambda: told)
+        assert server.translate().status_code == 503
+    assert isinstance(told[0], Unavailable)
 
 
 def test_metrics():

@@ -173,7 +173,7 @@ class Refusing:
     """Answers the next requests for a stream as it is told, and passes all others on."""
 
     def __init__(self, app):
-        self.app, self.refusals, self.keys, self.after = app, [], [], "1"
+        self.app, self.state, self.refusals, self.keys, self.after = app, app.state, [], [], "1"
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or scope["path"] != "/v1/stream":
