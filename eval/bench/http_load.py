@@ -26,6 +26,8 @@ _LISTS = 0.2  # of the requests, of 2 to 8 texts
 _BEAMS = 4  # in overload, so that a client can ask for several times what the server can do
 _OPTIONS = ("--threads", "1", "--masks", str(embedded_masks()))
 
+_UNTIL_STOPPED = 3.0  # seconds
+
 Text = tuple[str, str, str]
 """Text, source, target."""
 
@@ -123,9 +125,9 @@ def signals(options: argparse.Namespace) -> None:
     """Stop a server under load, in good time and at once, and start it again."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         replies, status = asyncio.run(_stopped(number, options))
-        whole = [reply for reply in replies if reply.status == 200]
-        torn = [reply for reply in replies if reply.status not in (0, 200, 503)]
-        print(f"{number.name}: status {status}; {_statuses(replies)}; {len(torn)} other; {wrong(whole)}")
+        before = [reply for reply in replies if reply.began < _UNTIL_STOPPED]
+        print(f"{number.name}: status {status}; begun before it: {_statuses(before)}; all: {_statuses(replies)}")
+        print(wrong(replies))
     with ServerProcess("mini", *_OPTIONS) as again:
         print(f"started again: ready after {again.ready_after:.1f} s")
 
@@ -133,7 +135,7 @@ def signals(options: argparse.Namespace) -> None:
 async def _stopped(number: signal.Signals, options: argparse.Namespace) -> tuple[list[Reply], int]:
     with ServerProcess("mini", *_OPTIONS) as server:
         load = asyncio.create_task(closed_loop(server.url, draw(1000, seed=5), clients=options.clients))
-        await asyncio.sleep(3)
+        await asyncio.sleep(_UNTIL_STOPPED)
         server.signal(number)
         status = await asyncio.to_thread(server.wait)
         return await load, status

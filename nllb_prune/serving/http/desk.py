@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 Part = str | TranslatedText
 
-_FULL_BATCH = 6000
+_FULL_BATCH = 8000
 """What the sentences of a full batch cost: so much may be under way before anybody is refused."""
 
 

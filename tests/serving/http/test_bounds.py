@@ -42,8 +42,8 @@ def test_a_deadline():
 
 
 def test_a_deadline_of_a_stream():
-    backend = Upper(seconds=0.15)
-    with serving(backend, deadline=0.4) as server:
+    backend = Upper(seconds=0.4)
+    with serving(backend, deadline=1.5) as server:
         answer = server.post("/v1/stream", {"q": "a b c d e f", "source": "en", "target": "de"})
         assert answer.status_code == 200
         assert answer.text.startswith('event: part\ndata: {"text":"A"}')
@@ -75,7 +75,7 @@ def test_too_much_work_is_refused_at_once_and_taken_again_afterwards():
     with serving(backend, characters=100, longest_wait=0.5) as server, ThreadPoolExecutor(100) as clients:
         began = time.monotonic()
         answers = list(clients.map(lambda _: server.translate("a" * 100), range(100)))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         refused = [answer for answer in answers if answer.status_code == 503]
         assert 0 < len(refused) < 100
         assert refused[0].json() == {"error": "The server is too busy; try again later"}
@@ -289,7 +289,7 @@ def test_large_requests_leave_room_for_others():
         assert time.monotonic() - began < 5
         assert not large.done()
         assert large.result().json()["translatedText"] == ["A" * 1000] * 100
-    assert max(sum(map(len, ask.texts)) for ask in backend.asks) <= 6000
+    assert max(sum(map(len, ask.texts)) for ask in backend.asks) <= 8000
 
 
 def test_headers_have_a_limit():
