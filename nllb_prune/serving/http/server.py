@@ -142,7 +142,7 @@ def _url(listening: socket.socket) -> str:
 
 
 def _settled(backend: Backend) -> Backend:
-    """Keep what is loaded for good out of garbage collection, which would stop everything for .4 s to look through it."""
+    """Keep what is loaded for good out of garbage collections, each of which would stop everything for .4 s."""
     gc.collect()
     gc.freeze()
     return backend
