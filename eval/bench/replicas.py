@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from nllb_prune import ParallelText
 from nllb_prune.model.source import embedded_masks, embedded_text
+from nllb_prune.serving.figures import Figures
 from nllb_prune.serving.http.backend import Ask
 from nllb_prune.serving.on_ray.backend import RayBackend
 from nllb_prune.serving.on_ray.replica import Replica, languages_held
 from nllb_prune.serving.on_ray.settings import RaySettings
-from nllb_prune.serving.translator import Figures
 
 _APPLICATION = "replicas"
 _UNTIL_TOLD = 1.0  # seconds; replicas tell Ray of their languages every tenth of a second

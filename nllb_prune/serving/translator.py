@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,7 @@ from nllb_prune.languages import Direction, language
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.routing import routing_of
 from nllb_prune.model.spec import ModelSpec
+from nllb_prune.serving.figures import Figures
 from nllb_prune.serving.in_flight import TextInFlight, begun, results, results_async
 from nllb_prune.serving.jobs import Job
 from nllb_prune.serving.memory import MemoryPlan
@@ -39,33 +40,6 @@ _LONG = 64
 """Tokens from which on a sentence is kept from shorter ones."""
 _PREPARING = 4
 """Asynchronous calls whose texts are cut and encoded at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What a translator has done so far, and what it is doing."""
-
-    sentences: int
-    """Finished and not."""
-    waiting: int
-    """Submitted and not finished."""
-    in_flight: int
-    """Of these, those that are being translated."""
-    swaps: int
-    experts_moved: int
-    bytes_moved: int
-    resident: tuple[str, ...]
-    """Stack and language of the sides whose experts are all in memory, as in `decoder.deu_Latn`."""
-    working_peak: int
-    """The most bytes that were set aside for caches and workspace at once."""
-    steps: int
-    """Of decoding, over all sentences in flight of a kind."""
-    rows: int
-    """Sentences in flight, added up over the steps."""
-    source_tokens: int
-    """Of the sentences that are finished."""
-    target_tokens: int
-    """Of their best translations."""
 
 
 class Translator:

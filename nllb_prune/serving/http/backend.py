@@ -13,10 +13,11 @@ from nllb_prune._version import __version__
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.generation.translate import GREEDY
 from nllb_prune.languages import Direction
+from nllb_prune.serving.figures import Figures
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.sides import LanguageSide
 from nllb_prune.serving.texts import TranslatedText
-from nllb_prune.serving.translator import Figures, Translator
+from nllb_prune.serving.translator import Translator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import httpx
 
 from nllb_prune.errors import UsageError
 from nllb_prune.generation.translate import Translation
+from nllb_prune.serving.figures import Figures
 from nllb_prune.serving.http.app import make_app
 from nllb_prune.serving.http.backend import Description, ReplicaState
 from nllb_prune.serving.http.server import Ending, configured
@@ -16,7 +17,6 @@ from nllb_prune.serving.http.settings import ServerSettings
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.sides import LanguageSide
 from nllb_prune.serving.texts import TranslatedText, Work
-from nllb_prune.serving.translator import Figures
 
 LANGUAGES = ("eng_Latn", "deu_Latn", "spa_Latn", "zho_Hans", "arb_Arab")
 
