@@ -63,7 +63,7 @@ class Cluster:
         _get_global_client().deploy_apps(config)
         start = time.monotonic()
         while (found := serve.status().applications[APPLICATION]).status != "RUNNING":
-            assert time.monotonic() < start + 30, found
+            assert time.monotonic() < start + 240, found
             assert found.status == "DEPLOYING", found
             time.sleep(0.1)
 
@@ -84,6 +84,7 @@ def cluster(tmp_path_factory):
         include_dashboard=False,
         object_store_memory=128 * 2**20,
         _node_ip_address="127.0.0.1",
+        _system_config={"worker_niceness": 0},  # else other tests beside this one would leave it no time
         logging_level="ERROR",
         log_to_driver=False,
     )
@@ -135,7 +136,7 @@ def test_languages_keep_to_replicas(cluster, text):
         source = "eng_Latn" if language != "eng_Latn" else "deu_Latn"
         request = ask("Good morning", source, language)
         await cluster.backend.translate(request)
-        await asyncio.sleep(0.4)  # replicas report every 0.1 seconds
+        await asyncio.sleep(1)  # replicas report every 0.1 seconds
         before = await cluster.sentences()
         for _ in range(5):
             await cluster.backend.translate(request)
@@ -177,17 +178,18 @@ def test_streams(cluster, text, local):
 
 
 def test_who_leaves_takes_the_work_along(cluster, text):
-    request = Ask(texts=tuple(text.lines("eng_Latn")[:200]), sources=("eng_Latn",) * 200, target="rus_Cyrl")
+    texts = tuple(text.lines("eng_Latn")[:200]) * 20  # which would take far longer than is waited here
+    request = Ask(texts=texts, sources=("eng_Latn",) * len(texts), target="rus_Cyrl")
 
     async def left():
         task = asyncio.create_task(cluster.backend.translate(request))
         await _until(lambda states: any(state.figures.waiting for state in states), cluster)
         task.cancel()
-        await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=1.0)
+        await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=10)
         stream = cluster.backend.stream(ask("\n".join(request.texts), "eng_Latn", "rus_Cyrl"))
         await anext(stream)
         await stream.aclose()
-        await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=1.0)
+        await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=10)
 
     asyncio.run(left())
 
@@ -195,7 +197,7 @@ def test_who_leaves_takes_the_work_along(cluster, text):
 def test_over_http(cluster, text, local):
     base = f"http://127.0.0.1:{cluster.port}"
     request = ask(text.lines("eng_Latn")[3], "eng_Latn", "deu_Latn")
-    with httpx.Client(base_url=base, timeout=20) as client:
+    with httpx.Client(base_url=base, timeout=120) as client:
         _until_ready(client)
         body = {"q": request.texts[0], "source": "en", "target": "de"}
         assert client.post("/translate", json=body).json()["translatedText"] == translated(local, [request])[0]
@@ -212,17 +214,17 @@ def test_a_client_that_goes_takes_the_work_along(cluster, text):
     body = {"source": "eng_Latn", "target": "rus_Cyrl"}
 
     async def gone():
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{cluster.port}", timeout=20) as client:
-            several = {**body, "q": list(text.lines("eng_Latn")[:100])}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{cluster.port}", timeout=120) as client:
+            several = {**body, "q": ["\n".join(text.lines("eng_Latn")[n : n + 50]) for n in range(100)]}
             request = asyncio.create_task(client.post("/translate", json=several))
             await _until(lambda states: any(state.figures.waiting for state in states), cluster)
             request.cancel()
-            await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=2.0)
-            long = {**body, "q": "\n".join(text.lines("eng_Latn")[:90])}
+            await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=10)
+            long = {**body, "q": "\n".join(text.lines("eng_Latn")[:90])}  # as long as a text may be
             async with client.stream("POST", "/v1/stream", json=long) as stream:
                 await anext(stream.aiter_lines())
                 assert any(state.figures.waiting for state in await cluster.backend.states())
-            await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=2.0)
+            await _until(lambda states: not any(state.figures.waiting for state in states), cluster, seconds=10)
 
     asyncio.run(gone())
 
@@ -239,7 +241,7 @@ def test_no_request_is_lost_with_a_replica(cluster, text, local):
         os.kill(killed, signal.SIGKILL)
         under_way = sum(not task.done() for task in tasks)
         found = [result[0].text for result in await asyncio.gather(*tasks)]
-        await _until(lambda states: len({state.name for state in states} - set(before)) == 1, cluster, seconds=20)
+        await _until(lambda states: len({state.name for state in states} - set(before)) == 1, cluster, seconds=120)
         return found, under_way, len(await cluster.sentences())
 
     found, under_way, replicas = asyncio.run(all_while_one_dies())
@@ -425,7 +427,7 @@ def test_arguments_of_a_command_are_read():
     assert (server.characters, server.texts) == (None, 128)
 
 
-async def _until(true, cluster, seconds=20.0):
+async def _until(true, cluster, seconds=120.0):
     start = time.monotonic()
     while not true(await cluster.backend.states()):
         assert time.monotonic() < start + seconds
@@ -435,7 +437,7 @@ async def _until(true, cluster, seconds=20.0):
 def _until_ready(client):
     start = time.monotonic()
     while client.get("/ready").status_code != 200:
-        assert time.monotonic() < start + 20
+        assert time.monotonic() < start + 120
         time.sleep(0.1)
 
 
