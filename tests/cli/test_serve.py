@@ -159,9 +159,10 @@ def test_the_commands_of_the_documentation(tmp_path):
 )
 def test_what_is_wrong_is_said_in_one_line(capfd, options, message):
     assert main(["serve", *options, *(() if "--port" in options else ("--port", "0"))]) == 1
-    last = capfd.readouterr().err.strip().splitlines()[-1]
+    *before, last = capfd.readouterr().err.strip().splitlines()
     assert last.startswith("nllb-prune serve: ")
     assert message in last
+    assert all("listening" in line for line in before)  # it is said once
 
 
 def test_a_port_that_is_taken(capfd):

@@ -21,14 +21,8 @@ class Json(Response):
 def dumps(content: Any) -> str:
     """Return a content as JSON that is valid UTF-8."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if text.isprintable() or _encodable(text):
-        return text
-    return json.dumps(content, allow_nan=False, separators=(",", ":"))
-
-
-def _encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text

@@ -100,8 +100,9 @@ async def _or_failed(work: Awaitable[None], failed: Callable[[BaseException], No
     try:
         await work
     except Exception as error:
-        log.error("the model cannot be served", extra={"error": str(error)})
-        if failed is not None:
+        if failed is None:
+            log.error("the model cannot be served", extra={"error": str(error)})
+        else:
             failed(error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,14 +69,14 @@ class Offer:
         texts = texts_of(q)
         for name, value in (("source", source), ("target", target)):
             _check_text(name, value)
-        alternatives = _count(fields, "alternatives", least=0, most=self.beams - 1, usual=0)
+        alternatives = max(0, _count(fields, "alternatives", most=self.beams - 1, usual=0))
         self.check_sizes(texts, listed=isinstance(q, list))
         html = _choice(fields, "format", _FORMATS, "{} format is not supported") == "html"
         return Asked(
             texts=texts,
             listed=isinstance(q, list),
-            source=None if source == AUTO else self._source(source),
-            target=self._target(target),
+            source=None if source == AUTO else _code(source, self.languages.targets),
+            target=_code(target, self.languages.into),
             html=html,
             search=_search(max(self.settings.beams, alternatives + 1), alternatives),
         )
@@ -90,7 +91,9 @@ class Offer:
         if asked.listed:
             raise wrong_type("q", "a text")
         usual = asked.search.beams
-        beams = _count(fields, "beams", least=1, most=self.beams, usual=usual)
+        beams = _count(fields, "beams", most=self.beams, usual=usual)
+        if beams < 1:
+            raise Problem(400, "Invalid request: beams parameter must be >= 1")
         full = _choice(fields, "experts", _EXPERTS, "experts must be kept or all, not {}") == "all"
         if full and not self.full:
             raise Problem(400, "The full model is not served here; experts must be kept")
@@ -108,12 +111,6 @@ class Offer:
         """Refuse a direction that is not served."""
         if not self.languages.serves(source, target):
             raise Problem(400, f"{title(target)} is not available as a target language from {title(source)}")
-
-    def _source(self, name: str) -> str:
-        return _code(name, self.languages.sources)
-
-    def _target(self, name: str) -> str:
-        return _code(name, tuple(self.languages.into))
 
 
 def cost_of(text: str) -> int:
@@ -141,7 +138,7 @@ def _check_text(name: str, value: Any) -> None:
         raise wrong_type(name, "a text")
 
 
-def _count(fields: Fields, name: str, *, least: int, most: int, usual: int) -> int:
+def _count(fields: Fields, name: str, *, most: int, usual: int) -> int:
     """Return a whole number, which forms give as text."""
     value = fields.get(name)
     if value is None or value == "":
@@ -154,11 +151,9 @@ def _count(fields: Fields, name: str, *, least: int, most: int, usual: int) -> i
         count = int(count)
     if type(count) is not int:
         raise wrong_type(name, "a number")
-    if count < least and least > 0:
-        raise Problem(400, f"Invalid request: {name} parameter must be >= {least}")
     if count > most:
         raise Problem(400, f"Invalid request: {name} parameter must be <= {most}")
-    return max(least, count)
+    return count
 
 
 def _choice(fields: Fields, name: str, choices: tuple[str, ...], refusal: str) -> str:
@@ -171,7 +166,7 @@ def _choice(fields: Fields, name: str, choices: tuple[str, ...], refusal: str) -
     return str(value)
 
 
-def _code(name: str, served: tuple[str, ...]) -> str:
+def _code(name: str, served: Container[str]) -> str:
     code = code_of(name, served)
     if code is None:
         raise unsupported(name[:_NAME_SHOWN])

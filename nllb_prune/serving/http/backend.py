@@ -13,6 +13,7 @@ from nllb_prune._version import __version__
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.generation.translate import GREEDY
 from nllb_prune.languages import Direction
+from nllb_prune.masks import MaskSet
 from nllb_prune.serving.figures import Figures
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.sides import LanguageSide
@@ -96,6 +97,7 @@ class LocalBackend:
 
     def __init__(self, translator: Translator, *, masks: Path | None = None) -> None:
         self._translator, self._masks = translator, masks
+        self._described: tuple[MaskSet | None, Description] | None = None
 
     @property
     def open(self) -> bool:
@@ -103,19 +105,22 @@ class LocalBackend:
         return self._translator.open
 
     async def describe(self) -> Description:
-        """Return what is served."""
-        return describe(self._translator)
+        """Return what is served; made anew only for other masks, as a signature of many takes a while."""
+        masks = self._translator.masks
+        if self._described is None or self._described[0] is not masks:
+            self._described = masks, await asyncio.to_thread(describe, self._translator)
+        return self._described[1]
 
     async def translate(self, ask: Ask) -> list[TranslatedText]:
         """Translate; when the task is cancelled, so are its sentences."""
         return await self._translator.translate_async(
-            ask.texts, ask.sources, [ask.target] * len(ask.texts), search=ask.search, full=ask.full
+            ask.texts, ask.sources, ask.target, search=ask.search, full=ask.full
         )
 
     async def stream(self, ask: Ask) -> AsyncGenerator[str | TranslatedText, None]:
         """Yield the parts of the one text, then the whole."""
         [in_flight] = await self._translator.submit_async(
-            ask.texts, ask.sources, [ask.target] * len(ask.texts), search=ask.search, full=ask.full
+            ask.texts, ask.sources, ask.target, search=ask.search, full=ask.full
         )
         async with aclosing(in_flight.parts_async()) as parts:
             async for part in parts:
@@ -138,7 +143,7 @@ class LocalBackend:
         """
         if self._masks is not None:
             await asyncio.to_thread(self._translator.reload, self._masks)
-        return describe(self._translator)
+        return await self.describe()
 
     async def close(self, *, drain: bool) -> None:
         """End the translator."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nllb_prune.languages import Direction, Language, find_language, language
+from nllb_prune.languages import Direction, find_language, language
 
 AUTO = "auto"
 _CODES = {"zho_Hans": "zh-Hans", "zho_Hant": "zh-Hant"}
@@ -52,7 +52,7 @@ class ServedLanguages:
     def listed(self) -> list[dict[str, Any]]:
         """What clients are told of them."""
         return [
-            {"code": api_code(source), "name": spoken(source).name, "targets": [api_code(each) for each in targets]}
+            {"code": api_code(source), "name": language(source).name, "targets": [api_code(each) for each in targets]}
             for source, targets in self.targets.items()
         ]
 
@@ -69,7 +69,7 @@ class ServedLanguages:
         return next((code for code in _USUAL_TARGETS if code in self.into), min(self.into))
 
 
-def code_of(name: str, served: Iterable[str]) -> str | None:
+def code_of(name: str, served: Container[str]) -> str | None:
     """Return the FLORES-200 code of a language under any of its names, if it is served."""
     found = find_language(name)
     return found.code if found is not None and found.code in served else None
@@ -82,9 +82,4 @@ def api_code(code: str) -> str:
 
 def title(code: str) -> str:
     """Return a language's name and code for a message."""
-    return f"{spoken(code).name} ({api_code(code)})"
-
-
-def spoken(code: str) -> Language:
-    """Return the language of a FLORES-200 code."""
-    return language(code)
+    return f"{language(code).name} ({api_code(code)})"

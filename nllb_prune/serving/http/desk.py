@@ -17,7 +17,7 @@ from nllb_prune.serving.http.deadlines import Deadlines
 from nllb_prune.serving.http.detection import Detected
 from nllb_prune.serving.http.markup import Markup
 from nllb_prune.serving.http.metrics import Metrics
-from nllb_prune.serving.http.pieces import Answered, Pieces, own_texts
+from nllb_prune.serving.http.pieces import Answered, Pieces
 from nllb_prune.serving.http.problems import GONE, TOO_BUSY, Problem, late
 from nllb_prune.serving.http.served import Served
 from nllb_prune.serving.http.settings import ServerSettings
@@ -144,11 +144,11 @@ class Desk:
 
 async def _pieces(served: Served, asked: Asked) -> Pieces:
     if asked.source is not None and not asked.html:
-        return pieces_of(served, asked)
-    return await asyncio.to_thread(pieces_of, served, asked)  # tags and languages take a while to tell
+        return _pieces_of(served, asked)
+    return await asyncio.to_thread(_pieces_of, served, asked)  # tags and languages take a while to tell
 
 
-def pieces_of(served: Served, asked: Asked) -> Pieces:
+def _pieces_of(served: Served, asked: Asked) -> Pieces:
     """Return what of a request is to be translated.
 
     Raises:
@@ -163,12 +163,10 @@ def pieces_of(served: Served, asked: Asked) -> Pieces:
         ]
         detected = [each[0] for each in served.detector.detect(read)]
     sources = [each.code for each in detected] or [asked.source or ""] * len(asked.texts)
-    needed = (
-        source for source, text, markup in zip(sources, asked.texts, markups, strict=True) if own_texts(text, markup)
-    )
-    for source in dict.fromkeys(needed):
+    pieces = Pieces(asked, sources, detected, markups)
+    for source in dict.fromkeys(pieces.ask.sources):  # what needs no translation needs no direction
         served.offer.check_direction(source, asked.target)
-    return Pieces(asked, sources, detected, markups)
+    return pieces
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:

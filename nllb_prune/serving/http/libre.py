@@ -7,9 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from nllb_prune.languages import language
 from nllb_prune.serving.http.answers import Json
 from nllb_prune.serving.http.asked import Asked, texts_of
-from nllb_prune.serving.http.codes import AUTO, api_code, spoken
+from nllb_prune.serving.http.codes import AUTO, api_code
 from nllb_prune.serving.http.detection import Detected
 from nllb_prune.serving.http.fields import read_fields
 from nllb_prune.serving.http.pieces import Answered
@@ -97,7 +98,7 @@ def libre_routes(state: ServerState) -> APIRouter:
                 "supportedFilesFormat": [],
                 "language": {
                     "source": {"code": AUTO, "name": "Auto Detect"},
-                    "target": {"code": api_code(target), "name": spoken(target).name},
+                    "target": {"code": api_code(target), "name": language(target).name},
                 },
             }
         )

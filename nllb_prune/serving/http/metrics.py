@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -74,7 +73,6 @@ class _BackendMetrics:
     def __init__(self) -> None:
         self.description: Description | None = None
         self.states: Sequence[ReplicaState] = ()
-        self._started = monotonic()
 
     def collect(self) -> Iterator[Metric]:
         if self.description is not None:

@@ -47,7 +47,7 @@ class _Text:
         return translations[0] if translations else self.text
 
 
-def own_texts(text: str, markup: Markup | None) -> list[str]:
+def _own_texts(text: str, markup: Markup | None) -> list[str]:
     """Return what of a text there is to translate: what stands between tags; nothing, if it has no words."""
     if markup is not None:
         return list(markup.texts)
@@ -73,7 +73,7 @@ class Pieces:
         self._texts: list[_Text] = []
         pieces: list[tuple[str, str]] = []
         for number, (text, source, markup) in enumerate(zip(asked.texts, sources, markups, strict=True)):
-            own = [] if source == asked.target else own_texts(text, markup)
+            own = [] if source == asked.target else _own_texts(text, markup)
             known = detected[number] if detected else None
             self._texts.append(_Text(text, source, known, markup if own else None, len(pieces), len(own)))
             pieces += [(piece, source) for piece in own]

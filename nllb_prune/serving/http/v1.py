@@ -12,10 +12,11 @@ from starlette.responses import StreamingResponse
 
 from nllb_prune.errors import Unavailable, UsageError
 from nllb_prune.expert_mask import size
+from nllb_prune.languages import language
 from nllb_prune.serving.http.answers import Json, dumps
 from nllb_prune.serving.http.asked import Asked
 from nllb_prune.serving.http.backend import Description, ReplicaState
-from nllb_prune.serving.http.codes import ServedLanguages, api_code, spoken
+from nllb_prune.serving.http.codes import ServedLanguages, api_code
 from nllb_prune.serving.http.desk import unless_gone
 from nllb_prune.serving.http.fields import read_fields
 from nllb_prune.serving.http.libre import detection
@@ -217,7 +218,7 @@ def _configurations(
             {
                 "code": code,
                 "iso": api_code(code),
-                "name": spoken(code).name,
+                "name": language(code).name,
                 "source": code in languages.targets,
                 "target": code in languages.into,
             }

@@ -11,7 +11,7 @@ from typing import Any
 
 from nllb_prune.errors import Unavailable, UsageError
 from nllb_prune.expert_mask import union
-from nllb_prune.serving.http.backend import Ask, Description, LocalBackend, ReplicaState, describe
+from nllb_prune.serving.http.backend import Ask, Description, LocalBackend, ReplicaState
 from nllb_prune.serving.memory import MemoryPlan
 from nllb_prune.serving.sides import LanguageSide
 from nllb_prune.serving.texts import TranslatedText
@@ -77,7 +77,7 @@ class Replica:
 
     async def describe(self) -> Description:
         """Return what is served."""
-        return describe(self._opened)
+        return await self._backend.describe()
 
     async def translate(self, ask: Ask) -> list[TranslatedText]:
         """Translate; when the request is cancelled, so are its sentences."""
