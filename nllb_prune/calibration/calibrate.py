@@ -139,6 +139,7 @@ def prepare(
         "sentences": lines,
         **({} if pairs_per_target is None else {"pairs_per_target": items[0].end, "spread": spread_digest(items)}),
         **({} if masks is None else {"masks": masks.signature}),
+        **({} if state.backend is None else {"backend": state.backend}),
         "dtype": dtype_name(model),
         "batch_positions": BATCH_POSITIONS,
     }

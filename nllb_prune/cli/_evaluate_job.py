@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nllb_prune.cli._options import directions_of, open_text
+from nllb_prune.cli._options import backend_of, directions_of, open_text
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import Direction
 
@@ -47,8 +47,6 @@ def job_of(options: argparse.Namespace) -> Job | None:
 
 
 def _from_options(options: argparse.Namespace) -> Job:
-    from nllb_prune.model.source import load_tokenizer
-
     if options.model is None:
         raise UsageError("`MODEL` must be given, or `--suite`, but both are missing.")
     if options.statistics is not None or options.needs:
@@ -58,7 +56,7 @@ def _from_options(options: argparse.Namespace) -> Job:
     if not configurations:
         raise UsageError("`--masks` must name at least one configuration with `--no-full`, but names none.")
     text = open_text(options)
-    directions = directions_of(options, text, load_tokenizer(options.model))
+    directions = directions_of(options, text, backend_of(options).load_tokenizer(options.model))
     beams = 1 if options.beams is None else options.beams
     return Job(options.model, options.dense, text, directions, configurations, options.sentences, beams)
 

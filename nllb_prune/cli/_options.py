@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
+    from nllb_prune.backends import Backend
     from nllb_prune.corpus import ParallelText
     from nllb_prune.worklist import Progress
+
+
+BACKENDS = ("transformers", "fairseq2")
+"""As `nllb_prune.backends` has them, which takes seconds to import."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +30,26 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, `--dtype` and `--threads`."""
     add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights")
+
+
+def add_backend(parser: argparse._ActionsContainer) -> None:
+    """Add `--backend`."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="whose modules the model is made of (default: transformers); with fairseq2, which needs an environment of "
+        "its own, MODEL may also be the name of one of its assets, or a .yaml file with a card",
+    )
+
+
+def backend_of(options: argparse.Namespace) -> Backend:
+    """Return the backend asked for; a streamed model has one alone."""
+    from nllb_prune.backends import FAIRSEQ2, named_backend
+
+    if options.backend == FAIRSEQ2 and getattr(options, "stream", False):
+        raise UsageError("`--stream` must be left out with `--backend fairseq2`, which has the model in memory.")
+    return named_backend(options.backend)
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
@@ -49,16 +74,16 @@ def add_stream(parser: argparse._ActionsContainer) -> None:
 
 def load(options: argparse.Namespace, **placed: Any) -> Any:
     """Load the model asked for, or stream it; further arguments are those of `load_model` without a mask."""
-    from nllb_prune.model.loading import load_model
     from nllb_prune.model.streamed import load_streamed
     from nllb_prune.planning.memory import parse_memory
 
+    chosen = backend_of(options)
     if options.stream:
         memory = 0 if options.stream_memory is None else parse_memory(options.stream_memory)
         return load_streamed(options.model, memory=memory, **placed)
     if options.stream_memory is not None:
         raise UsageError("`--stream-memory` must come with `--stream`, but comes alone; a model in memory needs none.")
-    return load_model(options.model, **placed)
+    return chosen.load_model(options.model, **placed)
 
 
 def add_text(parser: argparse.ArgumentParser, *, split: str, directions: str = "all") -> None:

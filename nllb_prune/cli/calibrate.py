@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nllb_prune.calibration.fields import GROUPS, collected
-from nllb_prune.cli._options import add_model, add_text, directions_of, open_text, placement, positive, progress_bar
+from nllb_prune.cli._options import (
+    add_backend,
+    add_model,
+    add_text,
+    backend_of,
+    directions_of,
+    open_text,
+    placement,
+    positive,
+    progress_bar,
+)
 from nllb_prune.errors import UsageError
 from nllb_prune.worklist import named
 
@@ -24,6 +34,7 @@ EXAMPLE = "nllb-prune calibrate mini --collect norms --output mini-statistics.sa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_model(parser)
+    add_backend(parser)
     add_text(parser, split="dev", directions="lines spread over all, see `--pairs-per-target`")
     parser.add_argument(
         "--pairs-per-target",
@@ -127,20 +138,19 @@ def _prepared(options: argparse.Namespace) -> Calibration:
     from nllb_prune.calibration.calibrate import check_mode, prepare
     from nllb_prune.calibration.streamed_plan import MEMORY
     from nllb_prune.masks import MaskSet
-    from nllb_prune.model.loading import load_model, load_spec
-    from nllb_prune.model.source import load_tokenizer
     from nllb_prune.model.streamed import load_streamed
 
     check_mode(options.mode, options.beams)
     memory = _stream_memory(options)
-    load_spec(options.model)  # a dense model is refused before its weights are read
+    backend = backend_of(options)
+    backend.load_spec(options.model)  # a dense model is refused before its weights are read
     groups = collected(name.strip() for name in options.collect.split(",") if name.strip())
     masks = None if options.masks is None else MaskSet.load(options.masks)
-    tokenizer = load_tokenizer(options.model)
+    tokenizer = backend.load_tokenizer(options.model)
     text = open_text(options)
     usual: Any = "all" if options.directions is None else None
     return prepare(
-        (load_streamed if options.stream else load_model)(options.model, **placement(options)),
+        (load_streamed if options.stream else backend.load_model)(options.model, **placement(options)),
         tokenizer,
         text,
         directions_of(options, text, tokenizer),

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from nllb_prune.cli import _detect_only
 from nllb_prune.cli._detectors import add_detectors, detectors_of, parse_thresholds
 from nllb_prune.cli._evaluate_job import Job, job_of
-from nllb_prune.cli._options import add_placement, add_text, placement, positive, progress_bar, table
+from nllb_prune.cli._options import (
+    add_backend,
+    add_placement,
+    add_text,
+    backend_of,
+    placement,
+    positive,
+    progress_bar,
+    table,
+)
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.add_argument("model", metavar="MODEL", nargs="?", help="`mini` (embedded), a folder, or a Hub id")
     add_placement(parser)
+    add_backend(parser)
     add_text(parser, split="test")
     _add_configurations(parser)
     _add_measures(parser)
@@ -124,7 +134,6 @@ def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
     from nllb_prune.evaluation.summary.comparing import Testing
     from nllb_prune.evaluation.summary.summarise import summarise
     from nllb_prune.evaluation.summary.verdict import parse_limits
-    from nllb_prune.model.source import load_tokenizer
     from nllb_prune.tokenization import known_languages
 
     limits, testing = (
@@ -134,7 +143,7 @@ def _evaluate(job: Job, options: argparse.Namespace) -> Summary:
     baseline = options.baseline or job.names[0]
     if baseline not in job.names:
         raise UsageError(f"`--baseline` must be one of {', '.join(job.names)}, but is {baseline} instead.")
-    measuring = measuring_of(options, known_languages(load_tokenizer(job.model)))
+    measuring = measuring_of(options, known_languages(backend_of(options).load_tokenizer(job.model)))
     evaluation = _results(job, options, measuring)
     evaluation.save()
     detectors = measuring.detectors
@@ -196,11 +205,11 @@ def _started(output: Path, bar: Progress, items: Iterable[Any]) -> Iterable[Any]
 
 def _here(options: argparse.Namespace) -> Callable[..., Evaluation]:
     from nllb_prune.evaluation.evaluate import evaluate
-    from nllb_prune.model.loading import load_model
-    from nllb_prune.model.source import load_tokenizer
+
+    backend = backend_of(options)
 
     def here(model: str, **how: Any) -> Evaluation:
-        return evaluate(load_model(model, **placement(options)), load_tokenizer(model), **how)
+        return evaluate(backend.load_model(model, **placement(options)), backend.load_tokenizer(model), **how)
 
     return here
 
@@ -211,7 +220,7 @@ def _on_ray(options: argparse.Namespace) -> Callable[..., Evaluation]:
 
     gpus = 1.0 if options.device.startswith("cuda") else 0.0
     make_mapper = partial(ray_mapper, options.ray, options.workers, threads=options.threads or 1, gpus=gpus)
-    return partial(evaluate_elsewhere, make_mapper=make_mapper, **placement(options))
+    return partial(evaluate_elsewhere, make_mapper=make_mapper, backend=options.backend, **placement(options))
 
 
 def show(summary: Summary) -> None:

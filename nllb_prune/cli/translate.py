@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nllb_prune.cli._options import add_model, add_stream, load, placement, positive
+from nllb_prune.cli._options import BACKENDS, add_backend, add_model, add_stream, backend_of, load, placement, positive
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ EXAMPLE = 'nllb-prune translate mini "wake me up at nine" --source eng_Latn --ta
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add_model(parser)
+    add_backend(parser)
     add_stream(parser)
     parser.set_defaults(usage_error=parser.error)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="sentences; without any, lines of --input are read")
@@ -71,8 +72,6 @@ def run(options: argparse.Namespace) -> None:
     from nllb_prune.generation.translate import translations
     from nllb_prune.languages import language
     from nllb_prune.masks import MaskSet
-    from nllb_prune.model.loading import in_parts
-    from nllb_prune.model.source import load_tokenizer
 
     search = SearchSettings(
         beams=options.beams,
@@ -94,13 +93,14 @@ def run(options: argparse.Namespace) -> None:
     lines = options.texts or _lines(options.input)
     masks = None if options.masks is None else MaskSet.load(options.masks)
     direction = None if masks is None else (source, target)
-    if masks is None and not options.stream and in_parts(options.model):
+    backend = backend_of(options)
+    if masks is None and not options.stream and backend.in_parts(options.model):
         direction = (source, target)  # only the files of its sides need be there
     kept = {} if options.stream else {"masks": masks, "direction": direction}
     model = load(options, **kept, **placement(options))
     found = translations(
         model,
-        load_tokenizer(options.model),
+        backend.load_tokenizer(options.model),
         lines,
         source=source,
         target=target,
@@ -118,6 +118,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_requests(options: argparse.Namespace) -> None:
+    if options.backend != BACKENDS[0]:
+        raise UsageError(f"`--backend` must be {BACKENDS[0]} with `--requests`, but is {options.backend} instead.")
     for name in ("texts", "source", "target", "input", "stream"):
         if getattr(options, name):
             what = "TEXT" if name == "texts" else f"`--{name}`"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nllb_prune.backends import TRANSFORMERS, named_backend
 from nllb_prune.corpus import ParallelText
 from nllb_prune.evaluation.evaluation import Evaluation
 from nllb_prune.evaluation.measuring import Measuring, usual_measuring
@@ -18,8 +19,7 @@ from nllb_prune.evaluation.work import EvaluationItem, EvaluationWork, Search, i
 from nllb_prune.evaluation.worker import Worker
 from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
-from nllb_prune.model.loading import facts_of, load_facts, load_model
-from nllb_prune.model.source import load_tokenizer
+from nllb_prune.model.loading import facts_of
 from nllb_prune.worklist import Mapper, Progress, StaleFile, compute_items, one_by_one, stale_reasons
 
 __all__ = ["Search", "evaluate", "evaluate_elsewhere"]
@@ -92,6 +92,7 @@ def evaluate_elsewhere(
     search: Search = Search(),  # noqa: B008 - frozen
     dtype: torch.dtype | None = None,
     device: str | None = None,
+    backend: str = TRANSFORMERS,
     force: bool = False,
     progress: Progress | None = None,
     told: Told | None = None,
@@ -110,6 +111,7 @@ def evaluate_elsewhere(
         search: As in `evaluate`.
         dtype: As in `load_model`.
         device: As in `load_model`, of each worker.
+        backend: One of `backends.BACKENDS`.
         force: As in `evaluate`.
         progress: As in `evaluate`.
         told: As in `evaluate`.
@@ -118,7 +120,7 @@ def evaluate_elsewhere(
         UsageError: as `evaluate`.
     """
     work = EvaluationWork(
-        facts=load_facts(model, dtype=dtype, device=device),
+        facts=named_backend(backend).load_facts(model, dtype=dtype, device=device),
         text=text if sentences is None else text.head(sentences),
         directions=in_order(directions),
         configurations=configurations,
@@ -126,7 +128,7 @@ def evaluate_elsewhere(
         measuring=measuring,
         folder=folder,
     )
-    factory = WorkerFactory(str(model), dtype, device, work, force)
+    factory = WorkerFactory(str(model), dtype, device, work, backend, force)
     return _run(work, make_mapper(factory), force=force, progress=progress, told=told)
 
 
@@ -138,12 +140,14 @@ class WorkerFactory:
     dtype: torch.dtype | None
     device: str | None
     work: EvaluationWork
+    backend: str = TRANSFORMERS
     force: bool = False
 
     def __call__(self) -> Callable[[EvaluationItem], DirectionResult]:
         """Return what computes an item."""
-        model = load_model(self.model, dtype=self.dtype, device=self.device)
-        return Worker(model, load_tokenizer(self.model), self.work, self.force)
+        found = named_backend(self.backend)
+        model = found.load_model(self.model, dtype=self.dtype, device=self.device)
+        return Worker(model, found.load_tokenizer(self.model), self.work, self.force)
 
 
 def _run(

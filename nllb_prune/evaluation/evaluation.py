@@ -49,6 +49,8 @@ class Evaluation:
     """Of the settings of each result, by configuration and direction."""
     plans: Mapping[str, Mapping[str, Any]]
     """How the masks of each configuration were planned."""
+    backend: str | None = None
+    """Library and version whose modules the model was made of; `None` for transformers."""
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -131,6 +133,7 @@ class Evaluation:
                 directions=tuple((source, target) for source, target in content["directions"]),
                 digests={name: dict(content["digests"][name]) for name in content["configurations"]},
                 plans={name: dict(content["plans"][name]) for name in content["configurations"]},
+                backend=content.get("backend"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"`{path}` must be the index of an evaluation, but is damaged ({error!r}).") from None

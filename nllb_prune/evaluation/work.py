@@ -106,6 +106,7 @@ class EvaluationWork:
             "in_flight": [self.search.rows, self.search.positions],
             "dtype": self.facts.dtype,
             "versions": _versions(),
+            **({} if self.facts.backend is None else {"backend": self.facts.backend}),
         }
 
     def _signature(self, configuration: str) -> str | None:
@@ -129,6 +130,7 @@ class EvaluationWork:
         return Evaluation(
             folder=self.folder,
             model=self.facts.name,
+            backend=self.facts.backend,
             beams=self.search.beams,
             directions=self.directions,
             digests={name: self._digests(name) for name in self.configurations},

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from nllb_prune.exporting.settings import SHARD_BYTES
+from nllb_prune.model.chosen import MASKS_FILE
 from nllb_prune.model.families import FAMILIES, Family
-from nllb_prune.model.loading import MASKS_FILE
 from nllb_prune.model.pruned import FIELD
 from nllb_prune.model.routing import routing_of
 from nllb_prune.model.scheme import SCALE_DTYPE

@@ -11,8 +11,8 @@ from nllb_prune._files import read_json
 from nllb_prune.exporting.selection import Selection
 from nllb_prune.exporting.settings import ExportSettings
 from nllb_prune.exporting.vocabulary import TrimmedVocabulary
+from nllb_prune.model.chosen import MASKS_FILE
 from nllb_prune.model.families import PRUNED_PREFIX
-from nllb_prune.model.loading import MASKS_FILE
 from nllb_prune.model.pruned import FIELD, ExpertPruning
 from nllb_prune.model.registration import model_classes
 

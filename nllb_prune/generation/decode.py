@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from nllb_prune.errors import UsageError
+from nllb_prune.generation.batched import carried_decoder, decode_in_batches
 from nllb_prune.generation.loop import DecodingLoop, Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
-from nllb_prune.generation.through_transformers import generate
+from nllb_prune.generation.through_transformers import ThroughTransformers
 from nllb_prune.model.blocks import Blocks
 
 POSITIONS = 2048
@@ -37,7 +38,7 @@ def decode(
 
     Args:
         model: Whose device is used.
-        blocks: Of the model; without them transformers' `generate` decodes.
+        blocks: Of the model; without them the decoder that it carries decodes, or transformers' `generate`.
         sentences: With keys of their own.
         settings: How to search.
         rows: Sentences in flight at most.
@@ -53,7 +54,8 @@ def decode(
         waiting = [sentence for sentence in sentences if sentence.key not in done]
         try:
             if blocks is None:
-                generate(model, waiting, settings, done, rows=rows, positions=positions)
+                decoder = carried_decoder(model) or ThroughTransformers(model)
+                decode_in_batches(model, decoder, waiting, settings, done, rows=rows, positions=positions)
             else:
                 loop = DecodingLoop(blocks, settings, device=device)
                 _run(loop, deque(sorted(waiting, key=_longest_first)), done, rows=rows, positions=positions)

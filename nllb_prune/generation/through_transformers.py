@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,54 +10,37 @@ from torch import Tensor, nn
 
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
-from nllb_prune.model.routing import routing
-from nllb_prune.tokenization import batches_by_length, pad
+from nllb_prune.tokenization import pad
 
 
-@torch.inference_mode()
-def generate(
-    model: nn.Module,
-    sentences: Sequence[Sentence],
-    settings: SearchSettings,
-    done: dict[Hashable, list[Hypothesis]],
-    *,
-    rows: int,
-    positions: int,
-) -> None:
-    """Decode sentences and add their hypotheses, best first, to `done` by key, batch by batch.
+class ThroughTransformers:
+    """The `BatchDecoder` of a transformers model."""
 
-    A batch has one target language and one limit, so sentences of several take more batches than in the loop. A stack
-    without a mask in `Sentence.keep` uses all experts, or the mask that is set on the model.
-    """
-    groups: dict[tuple[int, int, tuple[tuple[str, int], ...]], list[Sentence]] = {}
-    for sentence in sentences:
-        masks = tuple((name, id(tensor)) for name, tensor in sorted(sentence.keep.items()))
-        groups.setdefault((sentence.language, sentence.limit, masks), []).append(sentence)
-    for alike in groups.values():
-        lengths = [len(sentence.source) for sentence in alike]
-        for batch in batches_by_length(lengths, positions=max(1, positions // settings.beams)):
-            for first in range(0, len(batch), rows):
-                done |= _generate(model, [alike[n] for n in batch[first : first + rows]], settings)
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Any = model
 
+    def groups(self, sentences: Sequence[Sentence], settings: SearchSettings) -> Iterable[Sequence[Sentence]]:
+        """Group by target language and limit, of which a batch has one."""
+        groups: dict[tuple[int, int], list[Sentence]] = {}
+        for sentence in sentences:
+            groups.setdefault((sentence.language, sentence.limit), []).append(sentence)
+        return groups.values()
 
-def _generate(
-    model: nn.Module, sentences: Sequence[Sentence], settings: SearchSettings
-) -> dict[Hashable, list[Hypothesis]]:
-    runner: Any = model
-    first, wanted = sentences[0], settings.alternatives
-    padding = runner.config.pad_token_id
-    source = pad([sentence.source for sentence in sentences], padding).to(runner.device)
-    searched = (
-        {}
-        if settings.beams == 1
-        else {
-            "num_return_sequences": wanted,
-            "length_penalty": settings.length_penalty,
-            "early_stopping": settings.early_stopping,
-        }
-    )
-    with routing(model, masks={name: keep.unsqueeze(0) for name, keep in first.keep.items()} or None):
-        output = runner.generate(
+    def decode(self, sentences: Sequence[Sentence], settings: SearchSettings) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each, best first."""
+        model, first, wanted = self._model, sentences[0], settings.alternatives
+        padding = model.config.pad_token_id
+        source = pad([sentence.source for sentence in sentences], padding).to(model.device)
+        searched = (
+            {}
+            if settings.beams == 1
+            else {
+                "num_return_sequences": wanted,
+                "length_penalty": settings.length_penalty,
+                "early_stopping": settings.early_stopping,
+            }
+        )
+        output = model.generate(
             input_ids=source,
             attention_mask=source.ne(padding).long(),
             forced_bos_token_id=first.language,
@@ -69,17 +52,17 @@ def _generate(
             output_logits=settings.beams == 1,
             **searched,
         )
-    end = runner.config.eos_token_id
-    totals = _greedy_totals(output, padding) if settings.beams == 1 else None
-    hypotheses = []
-    for n, row in enumerate(output.sequences.tolist()):
-        words = row[2:]
-        ended = end in words
-        tokens = tuple(words[: words.index(end)] if ended else words)
-        scale = (1 + len(tokens) + ended) ** settings.length_penalty
-        total = float(output.sequences_scores[n]) * scale if totals is None else totals[n]
-        hypotheses.append(Hypothesis(tokens, total, ended, total / scale))
-    return {s.key: hypotheses[n * wanted : (n + 1) * wanted] for n, s in enumerate(sentences)}
+        end = model.config.eos_token_id
+        totals = _greedy_totals(output, padding) if settings.beams == 1 else None
+        hypotheses = []
+        for n, row in enumerate(output.sequences.tolist()):
+            words = row[2:]
+            ended = end in words
+            tokens = tuple(words[: words.index(end)] if ended else words)
+            scale = (1 + len(tokens) + ended) ** settings.length_penalty
+            total = float(output.sequences_scores[n]) * scale if totals is None else totals[n]
+            hypotheses.append(Hypothesis(tokens, total, ended, total / scale))
+        return [hypotheses[n * wanted : (n + 1) * wanted] for n in range(len(sentences))]
 
 
 def _greedy_totals(output: Any, padding: int) -> list[float]:

@@ -170,14 +170,18 @@ def keep_by_token(keep: Tensor, *, length: int, positions: Tensor | None = None)
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:
-    """Return the blocks of a model from `load_model` or `load_streamed`, or `None` if its family has none."""
+    """Return the blocks of a model from `load_model` or `load_streamed`.
+
+    `None` if its family has none, or its modules are not those of transformers, which the family's blocks are made of.
+    """
     from nllb_prune.model.families import FAMILIES
     from nllb_prune.model.routing import routing_of
 
     if (carried := carried_blocks(model)) is not None:
         return carried
-    family = FAMILIES[routing_of(model).spec.family]
-    return None if family.blocks is None else family.blocks(model)
+    state = routing_of(model)
+    family = FAMILIES[state.spec.family]
+    return None if family.blocks is None or state.backend is not None else family.blocks(model)
 
 
 def carry_blocks(model: nn.Module, blocks: CarriedBlocks) -> None:

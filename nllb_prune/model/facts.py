@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nllb_prune.errors import UsageError
 from nllb_prune.model.assembly import assemble
 from nllb_prune.model.describe import fingerprinted, prefixed, router_names
-from nllb_prune.model.families import Family, family_of
+from nllb_prune.model.families import family_of
 from nllb_prune.model.filling import read_tensor
 from nllb_prune.model.pruned import ExpertPruning, pruning_of
 from nllb_prune.model.routing import routing_of
@@ -32,6 +32,8 @@ class ModelFacts:
     dtype: str
     spec: ModelSpec
     """With fingerprint and parameter counts."""
+    backend: str | None = None
+    """As of `ModelRouting`."""
 
 
 def facts_of(model: nn.Module) -> ModelFacts:
@@ -44,7 +46,7 @@ def facts_of(model: nn.Module) -> ModelFacts:
     whole = state.resident == (None if state.pruning is None else dict(state.pruning.kept))
     if not whole or any(stack.keep is not None for stack in state.stacks.values()):
         raise UsageError("`model` must be the full one, but is pruned or has masks set; give them as configurations.")
-    return ModelFacts(state.name, state.identity, dtype_name(model), state.spec)
+    return ModelFacts(state.name, state.identity, dtype_name(model), state.spec, state.backend)
 
 
 def load_facts(
@@ -68,22 +70,24 @@ def load_facts(
         scheme = None if pruning is None else pruning.scheme
         model, _ = assemble(family, spec, config, kept=kept, dtype=dtype, device=meta, scheme=scheme)
         identity = identity_of(stored.to(dtype), spec, pruning)
-    spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
+    spec = dataclasses.replace(spec, parameters=parameter_counts(model))
     return ModelFacts(model_name(path_or_id), identity, str(dtype).removeprefix("torch."), spec)
 
 
-def parameter_counts(model: nn.Module, family: Family, spec: ModelSpec) -> ParameterCounts:
+def parameter_counts(model: nn.Module) -> ParameterCounts:
     """Count the parameters of an assembled model."""
     dense = sum(parameter.numel() for parameter in model.parameters())
     router, expert = 0, {}
-    for stack in spec.stacks:
-        for layer in stack.layers:
-            sparse = model.get_submodule(family.sparse_path(stack.name, layer))
-            assert isinstance(sparse, SparseFfn)
-            sizes = [sum(p.numel() for p in part.parameters()) for part in (sparse, sparse.bank)]
-            dense, router = dense - sizes[0], router + sizes[0] - sizes[1]
-            expert[stack.name] = sparse.bank.expert_parameters
+    for sparse in sparse_layers(model):
+        sizes = [sum(p.numel() for p in part.parameters()) for part in (sparse, sparse.bank)]
+        dense, router = dense - sizes[0], router + sizes[0] - sizes[1]
+        expert[sparse.routing.stack] = sparse.bank.expert_parameters
     return ParameterCounts(dense=dense, router=router, expert=expert)
+
+
+def sparse_layers(model: nn.Module) -> list[SparseFfn]:
+    """Return the sparse layers of a model, those of the encoder first, in order."""
+    return [module for module in model.modules() if isinstance(module, SparseFfn)]
 
 
 def identity_of(embedding: Tensor, spec: ModelSpec, pruning: ExpertPruning | None = None) -> str:

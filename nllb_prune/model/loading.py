@@ -7,7 +7,7 @@ read from the shards once, straight into its place: no weight is ever held twice
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,24 +17,20 @@ from torch import nn
 
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import Direction
-from nllb_prune.masks import ExpertMask, MaskSet
+from nllb_prune.masks import MaskSet
 from nllb_prune.model.assembly import assemble
-from nllb_prune.model.describe import fingerprinted, load_spec, prefixed, require_sparse
+from nllb_prune.model.chosen import choose
+from nllb_prune.model.describe import load_spec, require_sparse
 from nllb_prune.model.facts import ModelFacts, dtype_name, facts_of, identity_of, load_facts, parameter_counts
-from nllb_prune.model.families import Family, family_of
+from nllb_prune.model.families import Family
 from nllb_prune.model.filling import Filler, read_tensor
 from nllb_prune.model.placement import DeviceMap, Placement, need_accelerate, placement
-from nllb_prune.model.pruned import ExpertPruning, pruning_of
+from nllb_prune.model.pruned import pruning_of
 from nllb_prune.model.routing import ModelRouting, attach_routing, follow_padding, routing_of
-from nllb_prune.model.scheme import unsuffixed
-from nllb_prune.model.source import fetch_weights, model_folder, model_name, read_config
-from nllb_prune.model.spec import ModelSpec
+from nllb_prune.model.source import model_folder, model_name, read_config
 from nllb_prune.weights.checkpoint import Checkpoint
 
 __all__ = ["ModelFacts", "dtype_name", "facts_of", "load_facts", "load_model", "load_spec", "require_sparse"]
-
-MASKS_FILE = "masks.json"
-"""The masks that a pruned checkpoint was made from."""
 
 
 def load_model(
@@ -67,25 +63,10 @@ def load_model(
         UsageError: on a missing, unexpected or misshapen tensor, masks of another model, masks of a dense model,
             masks of experts that a pruned checkpoint left out.
     """
-    folder = model_folder(path_or_id, revision=revision)
-    config, dtype = read_config(folder), dtype_of(dtype)
-    family = family_of(config)
-    spec = family.spec(config)
-    pruning = pruning_of(config, spec)
-    if masks is not None:
-        require_sparse(spec, path_or_id)
-    files = own = None
-    if masks is None and direction is not None:
-        masks = own = own_masks(folder)
-        files = None if pruning is None else pruning.files_of(spec.stacks, *direction)
-    scheme = None if pruning is None else pruning.scheme
-    kept = _kept(spec, pruning, None if masks is None or direction is None else masks.direction(*direction))
-    _fetch_kept(path_or_id, folder, family, spec, kept, files=files)
-    with Checkpoint(folder, prefix=family.base_prefix, original=family.original, files=files) as checkpoint:
-        spec = fingerprinted(family, spec, checkpoint)
-        if masks is not None:
-            masks.check_model(spec)
-        make = partial(assemble, family, spec, config, kept=kept, scheme=scheme)
+    chosen, dtype = choose(path_or_id, masks=masks, direction=direction, revision=revision), dtype_of(dtype)
+    family, config, pruning = chosen.family, chosen.config, chosen.pruning
+    with chosen.opened() as (checkpoint, spec):
+        make = partial(assemble, family, spec, config, kept=chosen.kept, scheme=chosen.scheme)
         stored = partial(stored_dtype, family, checkpoint, config)
         place = placement(device, device_map, lambda: _empty(make, stored()))
         dtype = resolved_dtype(dtype, on_cpu=place.on_cpu, stored=stored)
@@ -95,11 +76,10 @@ def load_model(
         embedding = cast(Any, model).get_input_embeddings().weight
         if embedding.is_meta:
             embedding = checkpoint.tensor(_embedding(family, checkpoint, config))
-    state.spec = spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
-    state.pruning = _narrowed(pruning, own, direction)
-    state.masks = own_masks(folder) if pruning is not None and (folder / MASKS_FILE).exists() else None
+    state.spec = spec = dataclasses.replace(spec, parameters=parameter_counts(model))
+    state.pruning, state.masks = chosen.pruning_in_memory(), chosen.carried_masks()
     attach_routing(model, state)
-    finish(model, folder, config, state)
+    finish(model, chosen.folder, config, state)
     state.name, state.identity = model_name(path_or_id), identity_of(embedding.to(dtype), spec, pruning)
     return _spread(model, place) if place.spread else model
 
@@ -122,33 +102,6 @@ def in_parts(path_or_id: str | Path) -> bool:
     return pruning is not None and pruning.parts is not None
 
 
-def own_masks(folder: Path) -> MaskSet:
-    """Return the masks that a pruned checkpoint carries.
-
-    Raises:
-        UsageError: if it carries none, as a whole model does.
-    """
-    if not (folder / MASKS_FILE).exists():
-        raise UsageError(f"`direction` must come with masks where `{folder}` carries none, but comes without.")
-    return MaskSet.load(folder / MASKS_FILE)
-
-
-def _narrowed(pruning: ExpertPruning | None, own: MaskSet | None, direction: Direction | None) -> ExpertPruning | None:
-    """Return what a pruned checkpoint says of itself when only one direction of it is in memory."""
-    if pruning is None or own is None or direction is None:
-        return pruning
-    source, target = direction
-    return dataclasses.replace(
-        pruning,
-        kept=own.direction(source, target),
-        sources=(source,),
-        targets=(target,),
-        directions=None,
-        masks=own.signature,
-        parts=None,
-    )
-
-
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | str | None:
     """Return a dtype by its name, as transformers takes them; `auto` stays.
 
@@ -169,42 +122,6 @@ def resolved_dtype(dtype: torch.dtype | str | None, *, on_cpu: bool, stored: Cal
     if wanted is None and on_cpu:
         return torch.float32
     return wanted if isinstance(wanted, torch.dtype) else stored()
-
-
-def _kept(
-    spec: ModelSpec, pruning: ExpertPruning | None, kept: Mapping[str, ExpertMask] | None
-) -> Mapping[str, ExpertMask] | None:
-    """Return the experts to load: of a pruned checkpoint no more than it holds."""
-    if pruning is None:
-        return kept
-    if kept is not None:
-        pruning.check_holds(kept, spec.stacks)
-    return pruning.kept if kept is None else kept
-
-
-def dropped_names(family: Family, spec: ModelSpec, kept: Mapping[str, ExpertMask]) -> set[str]:
-    """Return the names of the tensors of experts that are not kept."""
-    names: set[str] = set()
-    for stack in spec.stacks:
-        for layer, mask in zip(stack.layers, kept[stack.name], strict=True):
-            path = family.sparse_path(stack.name, layer)
-            for expert in set(range(stack.experts)) - set(mask):
-                names.update(family.expert_tensors(path, expert).values())
-    return names
-
-
-def _fetch_kept(
-    path_or_id: str | Path,
-    folder: Path,
-    family: Family,
-    spec: ModelSpec,
-    kept: Mapping[str, ExpertMask] | None,
-    *,
-    files: Sequence[str] | None,
-) -> None:
-    fits = kept is not None and all(len(kept.get(stack.name, ())) == len(stack.layers) for stack in spec.stacks)
-    dropped = dropped_names(family, spec, kept) if kept is not None and fits else set()
-    fetch_weights(path_or_id, folder, lambda name: unsuffixed(prefixed(name, family)) not in dropped, files=files)
 
 
 def _embedding(family: Family, checkpoint: Checkpoint, config: Any) -> str:

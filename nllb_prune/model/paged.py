@@ -17,6 +17,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.assembly import assemble
+from nllb_prune.model.chosen import MASKS_FILE, own_masks
 from nllb_prune.model.decoding_sizes import DecodingSizes
 from nllb_prune.model.describe import fingerprinted, prefixed, require_sparse, router_names
 from nllb_prune.model.expert_store import ExpertId, ExpertStore, FileStore, MemoryStore
@@ -24,7 +25,7 @@ from nllb_prune.model.facts import identity_of, parameter_counts
 from nllb_prune.model.families import Family, family_of
 from nllb_prune.model.families.seq2seq import table_rows
 from nllb_prune.model.filling import Filler
-from nllb_prune.model.loading import MASKS_FILE, finish, own_masks, resolved_dtype, stored_dtype
+from nllb_prune.model.loading import finish, resolved_dtype, stored_dtype
 from nllb_prune.model.pager import Layer, Pager, places_of
 from nllb_prune.model.placement import Placement
 from nllb_prune.model.pruned import ExpertPruning, pruning_of
@@ -154,7 +155,7 @@ def load_paged(
     if place.type == "cuda":
         store = MemoryStore(store, {layer: places_of(bank)[0] for layer, bank in banks.items()}, pinned=True)
     store.hold(expert_ids(kept))
-    state.spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
+    state.spec = dataclasses.replace(spec, parameters=parameter_counts(model))
     state.pruning, state.name = pruning, model_name(path_or_id)
     attach_routing(model, state)
     finish(model, folder, config, state)

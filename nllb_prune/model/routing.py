@@ -117,6 +117,8 @@ class ModelRouting:
     """What to call the model in files that travel."""
     identity: str = ""
     """A hash that weights of other training do not share, dense ones included; results are kept under it."""
+    backend: str | None = None
+    """Library and version whose modules the model is made of, as in `fairseq2 0.8.1`; `None` for transformers."""
     stacks: dict[str, StackRouting] = field(default_factory=dict)
     resident: dict[str, tuple[tuple[int, ...], ...]] | None = None
     """Kept ids by stack and sparse layer when the model holds only some experts."""

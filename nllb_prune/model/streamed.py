@@ -74,7 +74,7 @@ def load_streamed(
         dtype = torch.float32 if device.type == "cpu" else checkpoint.stored(embedding).dtype
     weights = StreamedWeights(checkpoint, dtype=dtype, device=device, memory=memory)
     model, state = assemble(family, spec, config, kept=kept, dtype=dtype, device=torch.device("meta"))
-    state.spec = dataclasses.replace(spec, parameters=parameter_counts(model, family, spec))
+    state.spec = dataclasses.replace(spec, parameters=parameter_counts(model))
     state.pruning, state.name = pruning, model_name(path_or_id)
     state.identity = identity_of(_sample(weights, embedding), spec, pruning)
     attach_routing(model, state)

@@ -94,8 +94,16 @@ def summarise(
         },
         signatures_by_target=signatures,
         limits=dict(limits),
-        versions={"nllb-prune": __version__, **{name: version(name) for name in _PACKAGES}},
+        versions=_versions(evaluation.backend),
     )
+
+
+def _versions(backend: str | None) -> dict[str, str]:
+    found = {"nllb-prune": __version__, **{name: version(name) for name in _PACKAGES}}
+    if backend is not None:
+        name, _, found_version = backend.partition(" ")
+        found[name] = found_version
+    return found
 
 
 @dataclass(frozen=True, slots=True)

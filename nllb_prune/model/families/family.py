@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nllb_prune.model.blocks import Blocks
 from nllb_prune.model.decoding_sizes import DecodingSizes
+from nllb_prune.model.families.layer_names import LayerNames
 from nllb_prune.model.spec import ModelSpec
 from nllb_prune.weights.original_layout import OriginalLayout
 
@@ -44,6 +45,8 @@ class Family:
     """Configuration -> groups of parameter names that are one tensor."""
     blocks: Callable[[nn.Module], Blocks] | None = None
     """Model -> its blocks; without them it is decoded by transformers' `generate`."""
+    layer_names: LayerNames | None = None
+    """Of a pre-norm encoder and decoder with sinusoidal positions, as M2M-100 has; `None` of another architecture."""
     decoding_sizes: Callable[[Any], DecodingSizes] | None = None
     """Configuration -> the widths that the memory of decoding depends on; comes with `blocks`."""
     ignored: tuple[str, ...] = ()

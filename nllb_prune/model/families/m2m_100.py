@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nllb_prune.model.families.family import ExpertShape, Family
-from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, decoding_sizes, tied_embeddings
+from nllb_prune.model.families.layer_names import LayerNames
+from nllb_prune.model.families.seq2seq import IGNORED, PreNormBlocks, decoding_sizes, tied_embeddings
 from nllb_prune.model.spec import ModelSpec
 
 
@@ -35,6 +36,7 @@ M2M_100 = Family(
     wrap_output=None,
     tied=tied_embeddings,
     blocks=lambda model: PreNormBlocks(model, _LAYER_NAMES),
+    layer_names=_LAYER_NAMES,
     decoding_sizes=decoding_sizes,
     ignored=IGNORED,
 )

@@ -11,7 +11,8 @@ from torch import Tensor
 from nllb_prune.errors import UsageError
 from nllb_prune.model.expert_bank import ACTIVATIONS
 from nllb_prune.model.families.family import ExpertShape, Family
-from nllb_prune.model.families.seq2seq import IGNORED, LayerNames, PreNormBlocks, decoding_sizes, tied_embeddings
+from nllb_prune.model.families.layer_names import LayerNames
+from nllb_prune.model.families.seq2seq import IGNORED, PreNormBlocks, decoding_sizes, tied_embeddings
 from nllb_prune.model.spec import KeyedBy, ModelSpec, Stack
 from nllb_prune.weights.original_layout import OriginalLayout
 
@@ -114,6 +115,7 @@ NLLB_MOE = Family(
     wrap_output=_pair if _LAYER_EXPECTS_PAIR else None,
     tied=tied_embeddings,
     blocks=lambda model: PreNormBlocks(model, _LAYER_NAMES),
+    layer_names=_LAYER_NAMES,
     decoding_sizes=decoding_sizes,
     ignored=IGNORED,
     original=OriginalLayout(expert=re.compile(r"\.moe_layer\.experts\.(\d+)\."), rename=_renamed),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional
 from nllb_prune.model.blocks import DecoderBlock, DecoderCall, EncoderBlock, EncoderCall, KeysValues
 from nllb_prune.model.decoding_sizes import DecodingSizes
 from nllb_prune.model.expert_bank import ACTIVATIONS
+from nllb_prune.model.families.layer_names import LayerNames
 from nllb_prune.model.sparse_ffn import SparseFfn
 
 EMBEDDINGS = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
@@ -39,17 +39,6 @@ def table_rows(length: int, *, pad: int) -> int:
 
 
 IGNORED = ("embed_positions.weights", "_float_tensor", "final_logits_bias", ".version")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerNames:
-    """What the parts of a layer are called, where the classes of transformers differ."""
-
-    ffn: str
-    """Holder of `fc1` and `fc2`; empty for the layer itself."""
-    ffn_norm: str
-    cross_attention: str
-    cross_attention_norm: str
 
 
 class PreNormBlocks:

@@ -1,0 +1,129 @@
+"""Asset cards: how fairseq2 finds a model of a local folder by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final
+
+from fairseq2.assets import (
+    AssetCard,
+    AssetMetadataError,
+    AssetMetadataFileLoader,
+    AssetNotFoundError,
+    get_asset_store,
+)
+from fairseq2.runtime.dependency import get_dependency_resolver
+
+from nllb_prune.errors import UsageError
+from nllb_prune.expert_mask import ExpertMask
+from nllb_prune.languages import all_languages
+from nllb_prune.model.families import family_of
+from nllb_prune.model.pruned import pruning_of
+from nllb_prune.model.source import is_local, load_tokenizer, model_folder, model_name, read_config
+from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY, NllbMoeConfig, config_of
+
+SENTENCEPIECE: Final = "sentencepiece.bpe.model"
+_INTERNAL = ("<MINED_DATA>", "<MMT_BT_DATA>", "<SMT_BT_DATA>")
+"""NLLB's last rows in fairseq2; transformers calls the first `<mask>` and has no name for the others."""
+_YAML = (".yaml", ".yml")
+_PIECES_BEFORE = 4
+"""`<s>`, `<pad>`, `</s>`, `<unk>`."""
+
+
+def card_of(
+    path_or_id: str | Path, *, name: str | None = None, kept: Mapping[str, ExpertMask] | None = None
+) -> dict[str, Any]:
+    """Return the fields of a model's asset card.
+
+    Args:
+        path_or_id: As of `load_model`: a whole, a dense, or a pruned model.
+        name: What fairseq2 is to call it; by default what the model is called.
+        kept: Experts to keep, by stack; all that there are, by default.
+
+    Raises:
+        UsageError: if the model is none that fairseq2's parts make.
+    """
+    folder = model_folder(path_or_id).resolve()
+    config = read_config(folder)
+    family = family_of(config)
+    spec = family.spec(config)
+    found = config_of(family, config, spec, pruning=pruning_of(config, spec), kept=kept)
+    return {
+        "name": name or model_name(path_or_id),
+        "model_family": NLLB_MOE_FAMILY,
+        "model_config": _given(found),
+        "checkpoint": str(folder),
+        **_tokenizer(folder, vocabulary=found.vocab_size),
+    }
+
+
+def card_text(fields_of_card: Mapping[str, Any]) -> str:
+    """Return a card as YAML."""
+    import yaml
+
+    text: str = yaml.safe_dump(dict(fields_of_card), sort_keys=False, default_flow_style=None, width=120)
+    return text
+
+
+def is_card(path_or_id: str | Path) -> bool:
+    """Return whether this is a file with a card, or the name of an asset that fairseq2 knows, and no model's folder."""
+    if Path(path_or_id).suffix in _YAML:
+        return True
+    if is_local(path_or_id) or isinstance(path_or_id, Path):
+        return False
+    return get_asset_store().maybe_retrieve_card(path_or_id) is not None
+
+
+def asset_card(path_or_name: str | Path) -> AssetCard:
+    """Return a card by the name of its asset, or from a file, which may hold the cards that it builds upon, before it.
+
+    Raises:
+        UsageError: if the file holds no card.
+    """
+    if Path(path_or_name).suffix not in _YAML:
+        return get_asset_store().retrieve_card(str(path_or_name))
+    loader = get_dependency_resolver().resolve(AssetMetadataFileLoader)
+    card: AssetCard | None = None
+    known: dict[str, AssetCard] = {}
+    try:
+        for name, metadata in loader.load(Path(path_or_name).resolve(), str(path_or_name)):
+            base = metadata.get("base")
+            above = None if base is None else known.get(str(base)) or get_asset_store().retrieve_card(str(base))
+            card = known[name.removesuffix("@")] = AssetCard(name.removesuffix("@"), metadata, above)
+    except (OSError, AssetMetadataError, AssetNotFoundError) as error:
+        raise UsageError(f"`{path_or_name}` must hold an asset card of fairseq2, but does not ({error}).") from None
+    if card is None:
+        raise UsageError(f"`{path_or_name}` must hold an asset card of fairseq2, but is empty.")
+    return card
+
+
+def _given(config: NllbMoeConfig) -> dict[str, Any]:
+    """Return the fields that are not as by default."""
+    usual = NllbMoeConfig()
+    values = asdict(config)
+    return {each.name: values[each.name] for each in fields(config) if values[each.name] != getattr(usual, each.name)}
+
+
+def _tokenizer(folder: Path, *, vocabulary: int) -> dict[str, Any]:
+    """Return the fields of the tokenizer; none where the folder's is no sentencepiece model, as with a trimmed one."""
+    if not (folder / SENTENCEPIECE).exists():
+        return {}
+    tokenizer = load_tokenizer(folder)
+    codes = {each.token for each in all_languages()}
+    added = {number: token for token, number in tokenizer.get_added_vocab().items() if number >= _PIECES_BEFORE}
+    languages = [token for _, token in sorted(added.items()) if token in codes]
+    symbols = [f"__{token}__" if token in codes else token for _, token in sorted(added.items())]
+    last = max((number for number, token in added.items() if token in codes), default=-1)
+    if vocabulary - last - 1 == len(_INTERNAL):
+        symbols = [*(symbol for symbol in symbols if symbol.startswith("__")), *_INTERNAL]
+    return {
+        "tokenizer": str(folder / SENTENCEPIECE),
+        "tokenizer_family": NLLB_MOE_FAMILY,
+        "tokenizer_config": {
+            "langs": languages,
+            "default_lang": "eng_Latn" if "eng_Latn" in languages else languages[0],
+            "control_symbols": symbols,
+        },
+    }

@@ -1,0 +1,164 @@
+"""A model for the verbs, loaded by fairseq2: from a folder as `load_model` takes it, or from an asset card."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from fairseq2.assets import AssetCard, AssetCardError
+from fairseq2.models.family import get_model_family_name
+from fairseq2.models.hub import load_model as fairseq2_load_model
+from fairseq2.models.nllb import NLLB_FAMILY
+from fairseq2.models.transformer import TransformerModel
+from torch import nn
+
+from nllb_prune.errors import UsageError
+from nllb_prune.languages import Direction
+from nllb_prune.masks import MaskSet
+from nllb_prune.model import describe as described
+from nllb_prune.model import loading
+from nllb_prune.model.chosen import Chosen, choose
+from nllb_prune.model.describe import require_sparse, row_norms
+from nllb_prune.model.facts import ModelFacts, facts_of, identity_of, parameter_counts, sparse_layers
+from nllb_prune.model.loading import dtype_of, resolved_dtype, stored_dtype
+from nllb_prune.model.placement import Placement
+from nllb_prune.model.routing import ModelRouting, attach_routing, routing_of
+from nllb_prune.model.source import model_name
+from nllb_prune.model.spec import Fingerprint, ModelSpec
+from nllb_prune.on_fairseq2.card import asset_card, card_of, is_card
+from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY
+from nllb_prune.on_fairseq2.hub import get_nllb_moe_model_hub
+from nllb_prune.on_fairseq2.model import Fairseq2Model
+from nllb_prune.on_fairseq2.needed import need_fairseq2
+from nllb_prune.on_fairseq2.vocabulary import rows_for_transformers
+
+_FAMILIES = (NLLB_MOE_FAMILY, NLLB_FAMILY)
+
+
+def load_model(
+    path_or_id: str | Path,
+    *,
+    masks: MaskSet | None = None,
+    direction: Direction | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Load a model as fairseq2's, to be used as one of `nllb_prune.load_model`.
+
+    Args:
+        path_or_id: As of `nllb_prune.load_model`; or the name of a fairseq2 asset, or a `.yaml` file with its card.
+        masks: As of `nllb_prune.load_model`.
+        direction: As of `nllb_prune.load_model`.
+        dtype: As of `nllb_prune.load_model`; of a card float32 by default.
+        device: Where to; the CPU by default.
+
+    Raises:
+        UsageError: as `nllb_prune.load_model`, and of a card that is none of an NLLB model.
+    """
+    placed = Placement.on(torch.device(device or "cpu"))
+    if is_card(path_or_id):
+        return _from_card(asset_card(path_or_id), masks, direction, dtype=dtype, device=placed)
+    chosen = choose(path_or_id, masks=masks, direction=direction)
+    with chosen.opened() as (checkpoint, spec):
+        dtype = resolved_dtype(
+            dtype, on_cpu=placed.on_cpu, stored=lambda: stored_dtype(chosen.family, checkpoint, chosen.config)
+        )
+    card = card_of(path_or_id, kept=chosen.kept)
+    inner = _load(AssetCard(str(card["name"]), card), dtype=dtype, device=placed)
+    model = _finished(inner, routing_of(inner), spec, name=model_name(path_or_id), dtype=dtype, chosen=chosen)
+    return model
+
+
+def load_facts(
+    path_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> ModelFacts:
+    """Describe what `load_model` would load; it is loaded for that."""
+    return facts_of(load_model(path_or_id, dtype=dtype, device=device))
+
+
+def load_spec(path_or_id: str | Path) -> ModelSpec:
+    """Describe a sparse model without loading it; of an asset card without fingerprint.
+
+    Raises:
+        UsageError: if it is dense.
+    """
+    if not is_card(path_or_id):
+        return described.load_spec(path_or_id)
+    card = asset_card(path_or_id)
+    sparse = get_model_family_name(card) == NLLB_MOE_FAMILY
+    config = get_nllb_moe_model_hub().get_model_config(card) if sparse else None
+    return require_sparse(_dense_state().spec if config is None else config.spec, card.name)
+
+
+def in_parts(path_or_id: str | Path) -> bool:
+    """Return whether a model is a pruned checkpoint with a file for each language side."""
+    return not is_card(path_or_id) and loading.in_parts(path_or_id)
+
+
+def _from_card(
+    card: AssetCard,
+    masks: MaskSet | None,
+    direction: Direction | None,
+    *,
+    dtype: torch.dtype | str | None,
+    device: Placement,
+) -> nn.Module:
+    if (family := get_model_family_name(card)) not in _FAMILIES:
+        raise UsageError(f"`{card.name}` must be of the family {' or '.join(_FAMILIES)}, but is of {family} instead.")
+    if masks is None and direction is not None:
+        raise UsageError(f"`direction` must come with masks where `{card.name}` is an asset card, but comes without.")
+    dtype = resolved_dtype(dtype_of(dtype), on_cpu=True, stored=lambda: torch.float32)
+    inner = _load(card, dtype=dtype, device=device)
+    state = routing_of(inner) if family == NLLB_MOE_FAMILY else _dense_state()
+    rows = [norm for sparse in sparse_layers(inner) for norm in row_norms(sparse.router_weight)]
+    spec = dataclasses.replace(state.spec, fingerprint=Fingerprint.of(state.spec.stacks, rows))
+    if masks is not None:
+        masks.check_model(require_sparse(spec, card.name))
+    return _finished(inner, state, spec, name=card.name, dtype=dtype, chosen=None)
+
+
+def _load(card: AssetCard, *, dtype: torch.dtype, device: Placement) -> TransformerModel:
+    try:
+        model = fairseq2_load_model(card, dtype=dtype, device=device.of(""))
+    except AssetCardError as error:
+        raise UsageError(_reason(error)) from None
+    assert isinstance(model, TransformerModel)
+    model.eval()
+    return model
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong at the bottom of it, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _dense_state() -> ModelRouting:
+    return ModelRouting(ModelSpec(family="m2m_100", stacks=(), top_k=0, output_scale=1.0))
+
+
+def _finished(
+    inner: TransformerModel,
+    state: ModelRouting,
+    spec: ModelSpec,
+    *,
+    name: str,
+    dtype: torch.dtype,
+    chosen: Chosen | None,
+) -> Fairseq2Model:
+    """Complete the routing state as `nllb_prune.load_model` does, and give the model its surface."""
+    with torch.no_grad():
+        for sparse in sparse_layers(inner):
+            sparse.router_weight.copy_(sparse.router_weight.to(dtype))  # what transformers' routers do
+    state.spec = dataclasses.replace(spec, parameters=parameter_counts(inner))
+    state.backend = f"fairseq2 {need_fairseq2()}"
+    pruning = None
+    if chosen is not None:
+        pruning = chosen.pruning
+        state.pruning, state.masks = chosen.pruning_in_memory(), chosen.carried_masks()
+    embedding = rows_for_transformers(inner.decoder_frontend.embed.weight.detach())
+    state.name, state.identity = name, identity_of(embedding, state.spec, pruning)
+    attach_routing(inner, state)
+    return Fairseq2Model(inner, state).eval()
