@@ -10,7 +10,11 @@ MATRIX_BIN := $(MATRIX_VENV)/bin
 PROCESSES ?= auto
 PARALLEL := --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-matrix test-slow lint bench clean
+# fairseq2 pins its own torch.
+FAIRSEQ2_VENV ?= .venv-fairseq2
+FAIRSEQ2_BIN := $(FAIRSEQ2_VENV)/bin
+
+.PHONY: demo test test-matrix test-fairseq2 env-fairseq2 test-slow lint bench clean
 
 # DEMO_ARGS=--restart makes results again that were made with other settings.
 demo: $(VENV)/installed
@@ -25,6 +29,12 @@ test-slow: $(VENV)/installed
 # The same tests with the same expectations on the other line of transformers.
 test-matrix: test $(MATRIX_VENV)/installed
 	$(MATRIX_BIN)/python -m pytest $(PARALLEL)
+
+# The tests of what runs on fairseq2.
+test-fairseq2: env-fairseq2
+	$(FAIRSEQ2_BIN)/python -m pytest $(PARALLEL) -m fairseq2 tests/on_fairseq2
+
+env-fairseq2: $(FAIRSEQ2_VENV)/installed
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -48,5 +58,14 @@ $(MATRIX_VENV)/installed: requirements.lock requirements-4.57.lock pyproject.tom
 	$(MATRIX_BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# About 7 GB: fairseq2 wants the CUDA build of torch, which runs without a GPU as well. Its wheels are for CPython 3.10
+# to 3.12, on Linux (x86-64) and macOS (arm64).
+$(FAIRSEQ2_VENV)/installed: requirements-fairseq2.lock pyproject.toml
+	$(PYTHON) -m venv $(FAIRSEQ2_VENV)
+	$(FAIRSEQ2_BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-fairseq2.lock
+	$(FAIRSEQ2_BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(FAIRSEQ2_BIN)/python -m nllb_prune.on_fairseq2.needed
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MATRIX_VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MATRIX_VENV) $(FAIRSEQ2_VENV) demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

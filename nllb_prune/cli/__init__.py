@@ -21,6 +21,7 @@ VERBS = (
     "evaluate",
     "report",
     "export",
+    "card",
     "translate",
     "serve",
     "keys",

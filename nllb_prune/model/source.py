@@ -10,7 +10,7 @@ from typing import Any
 from nllb_prune.errors import UsageError
 from nllb_prune.model.hub_download import fetch_files
 from nllb_prune.weights.layout import INDEX_END, WEIGHT_FILES, read_weight_map
-from nllb_prune.weights.original_layout import SHARED_END
+from nllb_prune.weights.original_layout import ORIGINAL_END
 
 EMBEDDED = ("mini", "mini-dense")
 _TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
@@ -49,7 +49,7 @@ def model_folder(path_or_id: str | Path, *, revision: str | None = None) -> Path
 
 
 def _advice(folder: Path) -> str:
-    return _LIKE_ORIGINAL if any(folder.glob(f"*{SHARED_END}")) else ""
+    return _LIKE_ORIGINAL if any(folder.glob(f"*{ORIGINAL_END}")) else ""
 
 
 def is_local(path_or_id: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""Asset cards: how fairseq2 finds a model of a local folder by name."""
+"""Asset cards of local folders: what fairseq2 must be told of a model to load it by name."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
-from fairseq2.assets import (
-    AssetCard,
-    AssetMetadataError,
-    AssetMetadataFileLoader,
-    AssetNotFoundError,
-    get_asset_store,
-)
-from fairseq2.runtime.dependency import get_dependency_resolver
-
 from nllb_prune.errors import UsageError
 from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.languages import all_languages
 from nllb_prune.model.families import family_of
 from nllb_prune.model.pruned import pruning_of
-from nllb_prune.model.source import is_local, load_tokenizer, model_folder, model_name, read_config
+from nllb_prune.model.source import load_tokenizer, model_folder, model_name, read_config
 from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY, NllbMoeConfig, config_of
 
+TOKENIZER: Final = "tokenizer"
+"""The field of the tokenizer's file."""
 SENTENCEPIECE: Final = "sentencepiece.bpe.model"
 _INTERNAL = ("<MINED_DATA>", "<MMT_BT_DATA>", "<SMT_BT_DATA>")
 """NLLB's last rows in fairseq2; transformers calls the first `<mask>` and has no name for the others."""
-_YAML = (".yaml", ".yml")
 _PIECES_BEFORE = 4
 """`<s>`, `<pad>`, `</s>`, `<unk>`."""
 
@@ -43,15 +35,18 @@ def card_of(
         kept: Experts to keep, by stack; all that there are, by default.
 
     Raises:
-        UsageError: if the model is none that fairseq2's parts make.
+        UsageError: if the model is none that fairseq2's parts make, or the name none that fairseq2 takes.
     """
+    name = model_name(path_or_id) if name is None else name
+    if not name.strip() or "@" in name:
+        raise UsageError(f"`name` must have a letter and no `@`, which fairseq2 splits it at, but is {name!r} instead.")
     folder = model_folder(path_or_id).resolve()
     config = read_config(folder)
     family = family_of(config)
     spec = family.spec(config)
     found = config_of(family, config, spec, pruning=pruning_of(config, spec), kept=kept)
     return {
-        "name": name or model_name(path_or_id),
+        "name": name,
         "model_family": NLLB_MOE_FAMILY,
         "model_config": _given(found),
         "checkpoint": str(folder),
@@ -65,38 +60,6 @@ def card_text(fields_of_card: Mapping[str, Any]) -> str:
 
     text: str = yaml.safe_dump(dict(fields_of_card), sort_keys=False, default_flow_style=None, width=120)
     return text
-
-
-def is_card(path_or_id: str | Path) -> bool:
-    """Return whether this is a file with a card, or the name of an asset that fairseq2 knows, and no model's folder."""
-    if Path(path_or_id).suffix in _YAML:
-        return True
-    if is_local(path_or_id) or isinstance(path_or_id, Path):
-        return False
-    return get_asset_store().maybe_retrieve_card(path_or_id) is not None
-
-
-def asset_card(path_or_name: str | Path) -> AssetCard:
-    """Return a card by the name of its asset, or from a file, which may hold the cards that it builds upon, before it.
-
-    Raises:
-        UsageError: if the file holds no card.
-    """
-    if Path(path_or_name).suffix not in _YAML:
-        return get_asset_store().retrieve_card(str(path_or_name))
-    loader = get_dependency_resolver().resolve(AssetMetadataFileLoader)
-    card: AssetCard | None = None
-    known: dict[str, AssetCard] = {}
-    try:
-        for name, metadata in loader.load(Path(path_or_name).resolve(), str(path_or_name)):
-            base = metadata.get("base")
-            above = None if base is None else known.get(str(base)) or get_asset_store().retrieve_card(str(base))
-            card = known[name.removesuffix("@")] = AssetCard(name.removesuffix("@"), metadata, above)
-    except (OSError, AssetMetadataError, AssetNotFoundError) as error:
-        raise UsageError(f"`{path_or_name}` must hold an asset card of fairseq2, but does not ({error}).") from None
-    if card is None:
-        raise UsageError(f"`{path_or_name}` must hold an asset card of fairseq2, but is empty.")
-    return card
 
 
 def _given(config: NllbMoeConfig) -> dict[str, Any]:
@@ -119,7 +82,7 @@ def _tokenizer(folder: Path, *, vocabulary: int) -> dict[str, Any]:
     if vocabulary - last - 1 == len(_INTERNAL):
         symbols = [*(symbol for symbol in symbols if symbol.startswith("__")), *_INTERNAL]
     return {
-        "tokenizer": str(folder / SENTENCEPIECE),
+        TOKENIZER: str(folder / SENTENCEPIECE),
         "tokenizer_family": NLLB_MOE_FAMILY,
         "tokenizer_config": {
             "langs": languages,

@@ -14,7 +14,7 @@ from fairseq2.error import NotSupportedError
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import all_languages
 from nllb_prune.model import source
-from nllb_prune.on_fairseq2.card import asset_card, is_card
+from nllb_prune.on_fairseq2.card_reading import asset_card, is_card
 from nllb_prune.on_fairseq2.vocabulary import ids_for_fairseq2, ids_for_transformers
 
 

@@ -26,7 +26,8 @@ from nllb_prune.model.placement import Placement
 from nllb_prune.model.routing import ModelRouting, attach_routing, routing_of
 from nllb_prune.model.source import model_name
 from nllb_prune.model.spec import Fingerprint, ModelSpec
-from nllb_prune.on_fairseq2.card import asset_card, card_of, is_card
+from nllb_prune.on_fairseq2.card import card_of
+from nllb_prune.on_fairseq2.card_reading import asset_card, is_card
 from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY
 from nllb_prune.on_fairseq2.hub import get_nllb_moe_model_hub
 from nllb_prune.on_fairseq2.model import Fairseq2Model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from nllb_prune.errors import UsageError
@@ -36,3 +37,17 @@ def need_fairseq2() -> str:
             ) from None
         raise UsageError(f"fairseq2 {found} must load here, but does not ({reason[:200]}); {_HOW}.") from None
     return found
+
+
+def main() -> int:
+    """Say whether fairseq2 can be used here; 0 is success."""
+    try:
+        print(f"fairseq2 {need_fairseq2()}")
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,7 +2,8 @@
 
 `checkpoint_2_300000-shared.pt` and `checkpoint_2_300000-rank-0.pt`, `-rank-1.pt`, ...: `model` in each is a table of
 tensors. Every rank numbers its experts from 0, however many it has; as all have the same number of them, expert j of
-rank r is expert r * (experts of a rank) + j of the model. Without rank files the shared one holds all experts.
+rank r is expert r * (experts of a rank) + j of the model. Without rank files the shared one holds all experts. A dense
+model is one file of any name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from nllb_prune.errors import UsageError
 
-SHARED_END = "-shared.pt"
+ORIGINAL_END = ".pt"
+SHARED_END = f"-shared{ORIGINAL_END}"
 _RANK = re.compile(r"-rank-(\d+)\.pt$")
 
 
@@ -22,8 +24,8 @@ _RANK = re.compile(r"-rank-(\d+)\.pt$")
 class OriginalLayout:
     """What the original tensors of a family are called."""
 
-    expert: re.Pattern[str]
-    """Finds the number of an expert, its only group, in the name of a tensor."""
+    expert: re.Pattern[str] | None
+    """Finds the number of an expert, its only group, in the name of a tensor; `None` of a dense model."""
     rename: Callable[[str], str | None]
     """Original name, with the expert's number in the model -> the family's; None for what is ignored."""
 
@@ -33,7 +35,7 @@ class OriginalFiles:
     """The `Layout` of the original files of a folder."""
 
     files: tuple[str, ...]
-    """The shared one, then those of the ranks in order."""
+    """The shared one, then those of the ranks in order; of a dense model its only one."""
     layout: OriginalLayout
     part: str = "model"
     weight_map: None = None
@@ -41,16 +43,19 @@ class OriginalFiles:
     def names(self, file: str, stored: Collection[str]) -> dict[str, str]:
         """Give the experts their numbers in the model, and translate."""
         rank = _RANK.search(file)
-        numbers = [int(found[1]) for name in stored if (found := self.layout.expert.search(name))]
+        numbers = [int(found[1]) for name in stored if (found := self._expert(name))]
         first = int(rank[1]) * (max(numbers, default=0) + 1) if rank else 0
         names = {self.layout.rename(self._renumbered(name, first)): name for name in stored}
         return {name: as_stored for name, as_stored in names.items() if name is not None}
 
     def _renumbered(self, name: str, first: int) -> str:
-        found = self.layout.expert.search(name)
+        found = self._expert(name)
         if found is None:
             return name
         return f"{name[: found.start(1)]}{first + int(found[1])}{name[found.end(1) :]}"
+
+    def _expert(self, name: str) -> re.Match[str] | None:
+        return None if self.layout.expert is None else self.layout.expert.search(name)
 
 
 def find_original(folder: Path, layout: OriginalLayout) -> OriginalFiles | None:
@@ -61,7 +66,8 @@ def find_original(folder: Path, layout: OriginalLayout) -> OriginalFiles | None:
     """
     shared = sorted(folder.glob(f"*{SHARED_END}"))
     if not shared:
-        return None
+        alone = [] if layout.expert is not None else sorted(folder.glob(f"*{ORIGINAL_END}"))
+        return OriginalFiles(files=(alone[0].name,), layout=layout) if len(alone) == 1 else None
     if len(shared) > 1:
         raise UsageError(
             f"`{folder}` must hold one original checkpoint, but holds {len(shared)} ({shared[0].name}, "

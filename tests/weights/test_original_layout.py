@@ -185,3 +185,36 @@ def test_an_export_is_that_of_the_other_layout(one_by_one, tmp_path):
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+DENSE = model_folder("mini-dense")
+
+
+def write_dense(folder):
+    """`mini-dense` as fairseq gives out dense models: one file."""
+    folder.mkdir()
+    for path in DENSE.iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    table = {name.removeprefix("model."): t for name, t in load_file(DENSE / "model.safetensors").items()}
+    embedding = table.pop("shared.weight")
+    names = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+    table = {name: t for name, t in table.items() if name != "lm_head.weight"} | dict.fromkeys(names, embedding)
+    table |= {"encoder.version": torch.tensor([3.0]), "decoder.embed_positions._float_tensor": torch.zeros(1)}
+    save(table, folder / "checkpoint.pt")
+    return folder
+
+
+def test_a_dense_model_is_one_file(tmp_path):
+    ours, theirs = load_model(write_dense(tmp_path / "dense")), load_model("mini-dense")
+    source, target = torch.tensor([[6002, 7, 8, 9, 2]]), torch.tensor([[2, 6005, 40, 41]])
+    with torch.inference_mode():
+        logits = [model(input_ids=source, decoder_input_ids=target).logits for model in (ours, theirs)]
+    assert torch.equal(*logits)
+
+
+def test_two_files_are_no_dense_model(tmp_path):
+    folder = write_dense(tmp_path / "dense")
+    shutil.copy(folder / "checkpoint.pt", folder / "other.pt")
+    with pytest.raises(UsageError, match="must hold the weights of a model"):
+        load_model(folder)

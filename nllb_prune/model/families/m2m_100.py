@@ -6,8 +6,9 @@ from typing import Any
 
 from nllb_prune.model.families.family import ExpertShape, Family
 from nllb_prune.model.families.layer_names import LayerNames
-from nllb_prune.model.families.seq2seq import IGNORED, PreNormBlocks, decoding_sizes, tied_embeddings
+from nllb_prune.model.families.seq2seq import IGNORED, NO_WEIGHTS, PreNormBlocks, decoding_sizes, tied_embeddings
 from nllb_prune.model.spec import ModelSpec
+from nllb_prune.weights.original_layout import OriginalLayout
 
 
 def _spec(config: Any) -> ModelSpec:
@@ -26,6 +27,14 @@ _LAYER_NAMES = LayerNames(
 )
 
 
+def _renamed(name: str) -> str | None:
+    if name.endswith(NO_WEIGHTS):
+        return None
+    if name == "decoder.embed_tokens.weight":
+        return "model.shared.weight"  # its rows are in the order of the Hub's tokenizer
+    return f"model.{name}"
+
+
 M2M_100 = Family(
     model_type="m2m_100",
     spec=_spec,
@@ -39,4 +48,5 @@ M2M_100 = Family(
     layer_names=_LAYER_NAMES,
     decoding_sizes=decoding_sizes,
     ignored=IGNORED,
+    original=OriginalLayout(expert=None, rename=_renamed),
 )

@@ -12,7 +12,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.model.expert_bank import ACTIVATIONS
 from nllb_prune.model.families.family import ExpertShape, Family
 from nllb_prune.model.families.layer_names import LayerNames
-from nllb_prune.model.families.seq2seq import IGNORED, PreNormBlocks, decoding_sizes, tied_embeddings
+from nllb_prune.model.families.seq2seq import IGNORED, NO_WEIGHTS, PreNormBlocks, decoding_sizes, tied_embeddings
 from nllb_prune.model.spec import KeyedBy, ModelSpec, Stack
 from nllb_prune.weights.original_layout import OriginalLayout
 
@@ -93,11 +93,10 @@ _ORIGINAL_NAMES = tuple(
         (r"^decoder\.embed_tokens\.", "shared."),  # its rows are in the order of the Hub's tokenizer
     )
 )
-_NO_WEIGHTS = (".version", "_float_tensor", "output_projection.weight")  # the last is the embedding once more
 
 
 def _renamed(name: str) -> str | None:
-    if name.endswith(_NO_WEIGHTS):
+    if name.endswith(NO_WEIGHTS):
         return None
     for pattern, ours in _ORIGINAL_NAMES:
         name = pattern.sub(ours, name)

@@ -38,6 +38,9 @@ def table_rows(length: int, *, pad: int) -> int:
     return 2 * length + pad + 1
 
 
+NO_WEIGHTS = (".version", "_float_tensor", "output_projection.weight")
+"""Ends of names in fairseq's checkpoints that are not read; the last is the embedding once more."""
+
 IGNORED = ("embed_positions.weights", "_float_tensor", "final_logits_bias", ".version")
 
 
