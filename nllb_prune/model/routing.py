@@ -146,6 +146,11 @@ def routing_of(model: nn.Module) -> ModelRouting:
     return state
 
 
+def is_routed(model: nn.Module) -> bool:
+    """Return whether a model has a routing state."""
+    return isinstance(getattr(model, _ATTRIBUTE, None), ModelRouting)
+
+
 def warn_unplanned(state: ModelRouting, source: str, target: str) -> None:
     """Warn of a direction that a pruned checkpoint was not planned for: it lacks experts that the languages need."""
     pruning = state.pruning

@@ -98,6 +98,11 @@ class NllbMoeConfig:
     dropout_p: float = 0.0
     """The dropout probability on outputs of Transformer layers."""
 
+    @classmethod
+    def dense(cls) -> NllbMoeConfig:
+        """Return a configuration without sparse layers."""
+        return cls(num_experts=0, encoder_sparse_layers=[], decoder_sparse_layers=[])
+
     @property
     def scheme(self) -> Scheme | None:
         """How the weights of experts are stored; `None` for floats."""

@@ -23,12 +23,12 @@ from nllb_prune.model.describe import require_sparse, row_norms
 from nllb_prune.model.facts import ModelFacts, facts_of, identity_of, parameter_counts, sparse_layers
 from nllb_prune.model.loading import dtype_of, resolved_dtype, stored_dtype
 from nllb_prune.model.placement import Placement
-from nllb_prune.model.routing import ModelRouting, attach_routing, routing_of
+from nllb_prune.model.routing import ModelRouting, attach_routing, is_routed, routing_of
 from nllb_prune.model.source import model_name
 from nllb_prune.model.spec import Fingerprint, ModelSpec
 from nllb_prune.on_fairseq2.card import card_of
 from nllb_prune.on_fairseq2.card_reading import asset_card, is_card
-from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY
+from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY, NllbMoeConfig
 from nllb_prune.on_fairseq2.hub import get_nllb_moe_model_hub
 from nllb_prune.on_fairseq2.model import Fairseq2Model
 from nllb_prune.on_fairseq2.needed import need_fairseq2
@@ -67,8 +67,21 @@ def load_model(
         )
     card = card_of(path_or_id, kept=chosen.kept)
     inner = _load(AssetCard(str(card["name"]), card), dtype=dtype, device=placed)
-    model = _finished(inner, routing_of(inner), spec, name=model_name(path_or_id), dtype=dtype, chosen=chosen)
-    return model
+    _round_routers(inner, dtype)
+    return _finished(inner, routing_of(inner), spec, name=model_name(path_or_id), chosen=chosen)
+
+
+def adopt(model: TransformerModel, *, name: str) -> Fairseq2Model:
+    """Give a model that fairseq2 loaded, of the family `nllb_moe` or `nllb`, the surface of ours.
+
+    After it, masks can be set on the model itself as well: it is known what model it is.
+
+    Args:
+        model: As `fairseq2.models.load_model` gives it.
+        name: What to call it in files that travel.
+    """
+    state = _state_of(model)
+    return _finished(model, state, _fingerprinted(model, state.spec), name=name, chosen=None)
 
 
 def load_facts(
@@ -89,7 +102,7 @@ def load_spec(path_or_id: str | Path) -> ModelSpec:
     card = asset_card(path_or_id)
     sparse = get_model_family_name(card) == NLLB_MOE_FAMILY
     config = get_nllb_moe_model_hub().get_model_config(card) if sparse else None
-    return require_sparse(_dense_state().spec if config is None else config.spec, card.name)
+    return require_sparse((NllbMoeConfig.dense() if config is None else config).spec, card.name)
 
 
 def in_parts(path_or_id: str | Path) -> bool:
@@ -111,12 +124,28 @@ def _from_card(
         raise UsageError(f"`direction` must come with masks where `{card.name}` is an asset card, but comes without.")
     dtype = resolved_dtype(dtype_of(dtype), on_cpu=True, stored=lambda: torch.float32)
     inner = _load(card, dtype=dtype, device=device)
-    state = routing_of(inner) if family == NLLB_MOE_FAMILY else _dense_state()
-    rows = [norm for sparse in sparse_layers(inner) for norm in row_norms(sparse.router_weight)]
-    spec = dataclasses.replace(state.spec, fingerprint=Fingerprint.of(state.spec.stacks, rows))
+    state = _state_of(inner)
+    spec = _fingerprinted(inner, state.spec)
     if masks is not None:
         masks.check_model(require_sparse(spec, card.name))
-    return _finished(inner, state, spec, name=card.name, dtype=dtype, chosen=None)
+    _round_routers(inner, dtype)
+    return _finished(inner, state, spec, name=card.name, chosen=_chosen_by(card, state))
+
+
+def _chosen_by(card: AssetCard, state: ModelRouting) -> Chosen | None:
+    """Return what an export says of itself whose experts, all of them, a card's model holds."""
+    if (field := card.maybe_get_field("checkpoint")) is None or field.as_uri().scheme != "file":
+        return None
+    folder: Path = field.as_uri().to_path()
+    if not (folder / "config.json").exists():
+        return None
+    chosen = choose(folder)
+    return chosen if state.resident == (None if chosen.kept is None else dict(chosen.kept)) else None
+
+
+def _fingerprinted(model: nn.Module, spec: ModelSpec) -> ModelSpec:
+    rows = [norm for sparse in sparse_layers(model) for norm in row_norms(sparse.router_weight)]
+    return dataclasses.replace(spec, fingerprint=Fingerprint.of(spec.stacks, rows))
 
 
 def _load(card: AssetCard, *, dtype: torch.dtype, device: Placement) -> TransformerModel:
@@ -136,8 +165,16 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _dense_state() -> ModelRouting:
-    return ModelRouting(ModelSpec(family="m2m_100", stacks=(), top_k=0, output_scale=1.0))
+def _state_of(model: TransformerModel) -> ModelRouting:
+    """Return the routing state that our factory gave a model, or one for a model of fairseq2's own."""
+    return routing_of(model) if is_routed(model) else ModelRouting(NllbMoeConfig.dense().spec)
+
+
+def _round_routers(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round routers as the other weights are, and keep them in float32: what transformers' routers do."""
+    with torch.no_grad():
+        for sparse in sparse_layers(model):
+            sparse.router_weight.copy_(sparse.router_weight.to(dtype))
 
 
 def _finished(
@@ -146,13 +183,9 @@ def _finished(
     spec: ModelSpec,
     *,
     name: str,
-    dtype: torch.dtype,
     chosen: Chosen | None,
 ) -> Fairseq2Model:
     """Complete the routing state as `nllb_prune.load_model` does, and give the model its surface."""
-    with torch.no_grad():
-        for sparse in sparse_layers(inner):
-            sparse.router_weight.copy_(sparse.router_weight.to(dtype))  # what transformers' routers do
     state.spec = dataclasses.replace(spec, parameters=parameter_counts(inner))
     state.backend = f"fairseq2 {need_fairseq2()}"
     pruning = None
