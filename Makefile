@@ -58,8 +58,8 @@ $(MATRIX_VENV)/installed: requirements.lock requirements-4.57.lock pyproject.tom
 	$(MATRIX_BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# About 7 GB: fairseq2 wants the CUDA build of torch, which runs without a GPU as well. Its wheels are for CPython 3.10
-# to 3.12, on Linux (x86-64) and macOS (arm64).
+# About 7 GB: fairseq2 wants the CUDA build of torch, which runs without a GPU as well. Its wheels are for CPython 3.11
+# and 3.12, on Linux (x86-64) and macOS (arm64).
 $(FAIRSEQ2_VENV)/installed: requirements-fairseq2.lock pyproject.toml
 	$(PYTHON) -m venv $(FAIRSEQ2_VENV)
 	$(FAIRSEQ2_BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-fairseq2.lock

@@ -70,17 +70,22 @@ def _given(config: NllbMoeConfig) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, *, vocabulary: int) -> dict[str, Any]:
-    """Return the fields of the tokenizer; none where the folder's is no sentencepiece model, as with a trimmed one."""
+    """Return the fields of the tokenizer; none where the folder's is not NLLB's.
+
+    A trimmed one is no sentencepiece model, that of M2M-100 has a table of its own and no languages by their codes.
+    """
     if not (folder / SENTENCEPIECE).exists():
         return {}
     tokenizer = load_tokenizer(folder)
     codes = {each.token for each in all_languages()}
     added = {number: token for token, number in tokenizer.get_added_vocab().items() if number >= _PIECES_BEFORE}
     languages = [token for _, token in sorted(added.items()) if token in codes]
-    symbols = [f"__{token}__" if token in codes else token for _, token in sorted(added.items())]
-    last = max((number for number, token in added.items() if token in codes), default=-1)
+    if not languages:
+        return {}
+    last = max(number for number, token in added.items() if token in codes)
     if vocabulary - last - 1 == len(_INTERNAL):
-        symbols = [*(symbol for symbol in symbols if symbol.startswith("__")), *_INTERNAL]
+        added |= {last + 1 + number: symbol for number, symbol in enumerate(_INTERNAL)}
+    symbols = [f"__{token}__" if token in codes else token for _, token in sorted(added.items())]
     return {
         TOKENIZER: str(folder / SENTENCEPIECE),
         "tokenizer_family": NLLB_MOE_FAMILY,

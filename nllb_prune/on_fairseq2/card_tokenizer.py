@@ -14,7 +14,8 @@ from fairseq2.error import NotSupportedError
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import all_languages
 from nllb_prune.model import source
-from nllb_prune.on_fairseq2.card_reading import asset_card, is_card
+from nllb_prune.on_fairseq2.card_reading import asset_card
+from nllb_prune.on_fairseq2.loading import card_errors, is_known_card
 from nllb_prune.on_fairseq2.vocabulary import ids_for_fairseq2, ids_for_transformers
 
 
@@ -53,8 +54,9 @@ class CardTokenizer:
         return Encoded([ids_for_transformers(self._encode(text)).tolist() for text in texts])
 
     def batch_decode(self, rows: Iterable[Sequence[int]], **_how: object) -> list[str]:
-        """Return the texts of rows of ids."""
-        return [self._decode(ids_for_fairseq2(torch.tensor(row, dtype=torch.int64))) if row else "" for row in rows]
+        """Return the texts of rows of ids; the unknown token, which sentencepiece writes as `⁇`, leaves nothing."""
+        known = ([number for number in row if number != self.unk_token_id] for row in rows)
+        return [self._decode(ids_for_fairseq2(torch.tensor(row, dtype=torch.int64))) if row else "" for row in known]
 
 
 def load_tokenizer(path_or_id: str | Path) -> Any:
@@ -63,12 +65,13 @@ def load_tokenizer(path_or_id: str | Path) -> Any:
     Raises:
         UsageError: if the card names none.
     """
-    if not is_card(path_or_id):
+    if not is_known_card(path_or_id):
         return source.load_tokenizer(path_or_id)
     card = asset_card(path_or_id)
     if not card.has_field("tokenizer"):
         raise UsageError(f"`{card.name}` must name a tokenizer in its asset card, but names none.")
-    return CardTokenizer(load_fairseq2_tokenizer(card))
+    with card_errors():
+        return CardTokenizer(load_fairseq2_tokenizer(card))
 
 
 def _languages(tokenizer: Tokenizer) -> Iterable[tuple[str, int]]:

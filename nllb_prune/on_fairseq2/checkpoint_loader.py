@@ -37,19 +37,17 @@ class NllbMoeCheckpointLoader(ModelCheckpointLoader):
         Raises:
             CorruptModelCheckpointError: if a tensor is missing, or too many, or a file is damaged.
         """
-        if not _is_model(path):
-            yield from self._others.lazy_load(path, shard_dims, options)
-            return
-        if options is not None and options.gangs is not None and options.gangs.tp.size > 1:
-            raise CorruptModelCheckpointError(
-                path, f"{path} must be loaded without tensor parallelism, but the gang has {options.gangs.tp.size}."
-            )
+        loaded = self._load(path, options) if _is_model(path) else self._others.lazy_load(path, shard_dims, options)
         try:
-            yield from self._load(path, options)
+            yield from loaded
         except UsageError as error:
             raise CorruptModelCheckpointError(path, str(error)) from error
 
     def _load(self, path: Path, options: ModelCheckpointLoadOptions | None) -> Iterator[tuple[str, Tensor]]:
+        if options is not None and options.gangs is not None and options.gangs.tp.size > 1:
+            raise UsageError(
+                f"{path} must be loaded without tensor parallelism, but the gang has {options.gangs.tp.size}."
+            )
         family = family_of(read_config(path))
         with Checkpoint(path, prefix=family.base_prefix, original=family.original) as checkpoint:
             tensors: Mapping[str, object] = _Tensors(checkpoint)

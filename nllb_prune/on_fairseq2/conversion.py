@@ -13,12 +13,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from nllb_prune.errors import UsageError
 from nllb_prune.model.families import FAMILIES, Family
 from nllb_prune.on_fairseq2.config import NllbMoeConfig
 from nllb_prune.on_fairseq2.names import EMBEDDINGS, StackedExperts, check_names, family_of_names, names_of
 from nllb_prune.on_fairseq2.vocabulary import rows_for_fairseq2, rows_for_transformers
 
 StateDict = Mapping[str, object]
+
+_HEAD = "lm_head."
+"""Has no prefix in any layout."""
 
 
 class Converted(Mapping[str, Tensor]):
@@ -29,6 +33,9 @@ class Converted(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._make[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._make
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._make)
@@ -93,11 +100,11 @@ def _in_transformers_names(state_dict: StateDict) -> StateDict:
     if "encoder.layers.0.self_attn.out_proj.weight" not in state_dict:
         return state_dict
     if any(f"encoder.layers.{n}.ff_layer_norm.weight" in state_dict for n in (0, 1)):
-        return {name if name.startswith("lm_head.") else f"model.{name}": each for name, each in state_dict.items()}
+        return {name if name.startswith(_HEAD) else f"model.{name}": each for name, each in state_dict.items()}
     sparse = any(".moe_layer." in name for name in state_dict)
     original = FAMILIES["nllb-moe" if sparse else "m2m_100"].original
     assert original is not None
-    renamed = ((original.rename(name), each) for name, each in state_dict.items())
+    renamed = ((name if name.startswith(_HEAD) else original.rename(name), each) for name, each in state_dict.items())
     return {name: each for name, each in renamed if name is not None}
 
 
@@ -106,9 +113,15 @@ def _stacked(tensors: Mapping[str, Tensor], experts: StackedExperts) -> Tensor:
     first = tensors[experts.slots[0]]
     stacked = torch.empty(len(experts.slots), *first.shape, dtype=first.dtype)
     for slot, name in enumerate(experts.slots):
-        stacked[slot] = tensors[name]
+        tensor = tensors[name]
+        if tensor.shape != first.shape:
+            raise UsageError(
+                f"`{experts.slots[0]}` and `{name}` must have one shape, but have {tuple(first.shape)} and "
+                f"{tuple(tensor.shape)}; the checkpoint is damaged."
+            )
+        stacked[slot] = tensor
     return stacked
 
 
 def _slot(tensors: Mapping[str, Tensor], name: str, slot: int) -> Tensor:
-    return tensors[name][slot]
+    return tensors[name][slot].clone()  # a view would bring the memory of all slots into a file of its own

@@ -33,7 +33,7 @@ from nllb_prune.model.quantised_bank import Bank, QuantisedExpertBank
 from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.on_fairseq2.config import NllbMoeConfig
-from nllb_prune.on_fairseq2.sparse import SparseFeedForwardNetwork, follow_layouts
+from nllb_prune.on_fairseq2.sparse import RouterNorms, SparseFeedForwardNetwork, follow_layouts
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -60,6 +60,7 @@ class NllbMoeFactory:
         kept = config.kept
         self._routing = ModelRouting(config.spec, resident=None if kept is None else dict(kept))
         self._routing.stacks = {stack.name: StackRouting(stack.name) for stack in config.stacks}
+        self._norms = RouterNorms(self._routing)
 
     def create_model(self) -> TransformerModel:
         """Make the model."""
@@ -130,7 +131,7 @@ class NllbMoeFactory:
         config = self._config
         sparse_layers: list[int] = getattr(config, f"{stack}_sparse_layers")
         if layer in sparse_layers:
-            return SparseFeedForwardNetwork(self.create_sparse(stack, sparse_layers.index(layer)))
+            return SparseFeedForwardNetwork(self.create_sparse(stack, sparse_layers.index(layer)), self._norms)
         return StandardFeedForwardNetwork(
             config.model_dim,
             getattr(config, f"{stack}_ffn_inner_dim"),

@@ -51,6 +51,7 @@ class ThroughFairseq2:
     def decode(self, sentences: Sequence[Sentence], settings: SearchSettings) -> list[list[Hypothesis]]:
         """Return the hypotheses of each, best first."""
         device = self._model.final_proj.weight.device
+        most = self._model.max_target_seq_len - _PROMPT
         source = pad([sentence.source for sentence in sentences], _TRANSFORMERS_PAD).to(device)
         prompts = torch.tensor([[_TRANSFORMERS_EOS, sentence.language] for sentence in sentences], device=device)
         source_layout = BatchLayout.of(source, [len(sentence.source) for sentence in sentences])
@@ -64,20 +65,20 @@ class ThroughFairseq2:
         )
         output = generator(ids_for_fairseq2(source), source_layout, ids_for_fairseq2(prompts), BatchLayout.of(prompts))
         return [
-            [_hypothesis(each, sentence, settings) for each in found[: settings.alternatives]]
+            [_hypothesis(each, min(sentence.limit, most), settings) for each in found[: settings.alternatives]]
             for sentence, found in zip(sentences, output.hypotheses, strict=True)
         ]
 
 
-def _hypothesis(found: Found, sentence: Sentence, settings: SearchSettings) -> Hypothesis:
+def _hypothesis(found: Found, limit: int, settings: SearchSettings) -> Hypothesis:
     """Return a hypothesis as ours are: the language token apart, what is beyond the limit cut off."""
     assert found.score is not None
     assert found.step_scores is not None
     words: list[int] = ids_for_transformers(found.seq[_PROMPT:]).tolist()
     steps: Tensor = found.step_scores[_PROMPT:]
-    room = sentence.limit - 1  # the language token takes one
+    room = limit - 1  # the language token takes one
     ended = len(words) <= room
     words = words[:-1] if ended else words[:room]
     total = float(steps[: len(words) + ended].double().sum())
-    score = float(found.score) if ended else total / sentence.limit**settings.length_penalty
+    score = float(found.score) if ended else total / limit**settings.length_penalty
     return Hypothesis(tuple(words), total, ended, score)

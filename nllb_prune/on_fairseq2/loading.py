@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from fairseq2.assets import AssetCard, AssetCardError
+from fairseq2.assets import AssetCard, AssetCardError, AssetCardNotValidError, AssetDownloadError, get_asset_store
+from fairseq2.data.tokenizers import TokenizerFamilyNotKnownError, TokenizerGatedError, TokenizerModelError
+from fairseq2.error import OperationalError
+from fairseq2.models import ModelFamilyNotKnownError, ModelGatedError
 from fairseq2.models.family import get_model_family_name
 from fairseq2.models.hub import load_model as fairseq2_load_model
 from fairseq2.models.nllb import NLLB_FAMILY
@@ -24,7 +29,7 @@ from nllb_prune.model.facts import ModelFacts, facts_of, identity_of, parameter_
 from nllb_prune.model.loading import dtype_of, resolved_dtype, stored_dtype
 from nllb_prune.model.placement import Placement
 from nllb_prune.model.routing import ModelRouting, attach_routing, is_routed, routing_of
-from nllb_prune.model.source import model_name
+from nllb_prune.model.source import EMBEDDED, is_local, model_name
 from nllb_prune.model.spec import Fingerprint, ModelSpec
 from nllb_prune.on_fairseq2.card import card_of
 from nllb_prune.on_fairseq2.card_reading import asset_card, is_card
@@ -35,6 +40,18 @@ from nllb_prune.on_fairseq2.needed import need_fairseq2
 from nllb_prune.on_fairseq2.vocabulary import rows_for_transformers
 
 _FAMILIES = (NLLB_MOE_FAMILY, NLLB_FAMILY)
+_OF_CARDS = (
+    AssetCardError,
+    AssetCardNotValidError,
+    AssetDownloadError,
+    ModelFamilyNotKnownError,
+    ModelGatedError,
+    OperationalError,
+    TokenizerFamilyNotKnownError,
+    TokenizerGatedError,
+    TokenizerModelError,
+)
+"""What fairseq2 raises of a card, or of what it names; these have no common ground."""
 
 
 def load_model(
@@ -58,8 +75,9 @@ def load_model(
         UsageError: as `nllb_prune.load_model`, and of a card that is none of an NLLB model.
     """
     placed = Placement.on(torch.device(device or "cpu"))
-    if is_card(path_or_id):
-        return _from_card(asset_card(path_or_id), masks, direction, dtype=dtype, device=placed)
+    if is_known_card(path_or_id):
+        with card_errors():
+            return _from_card(asset_card(path_or_id), masks, direction, dtype=dtype, device=placed)
     chosen = choose(path_or_id, masks=masks, direction=direction)
     with chosen.opened() as (checkpoint, spec):
         dtype = resolved_dtype(
@@ -97,17 +115,67 @@ def load_spec(path_or_id: str | Path) -> ModelSpec:
     Raises:
         UsageError: if it is dense.
     """
-    if not is_card(path_or_id):
+    if not is_known_card(path_or_id):
         return described.load_spec(path_or_id)
     card = asset_card(path_or_id)
-    sparse = get_model_family_name(card) == NLLB_MOE_FAMILY
-    config = get_nllb_moe_model_hub().get_model_config(card) if sparse else None
+    with card_errors():
+        sparse = _family_of(card) == NLLB_MOE_FAMILY
+        config = get_nllb_moe_model_hub().get_model_config(card) if sparse else None
     return require_sparse((NllbMoeConfig.dense() if config is None else config).spec, card.name)
 
 
 def in_parts(path_or_id: str | Path) -> bool:
     """Return whether a model is a pruned checkpoint with a file for each language side."""
-    return not is_card(path_or_id) and loading.in_parts(path_or_id)
+    return not is_known_card(path_or_id) and loading.in_parts(path_or_id)
+
+
+def is_known_card(path_or_id: str | Path) -> bool:
+    """Return whether this is an asset card, by name or as a file, and no folder and no id of the Hub.
+
+    Raises:
+        UsageError: if it is none of them.
+    """
+    if is_card(path_or_id):
+        return True
+    name = str(path_or_id)
+    if is_local(path_or_id) or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
+        return False
+    raise UsageError(
+        f"`model` must be {', '.join(EMBEDDED)}, a folder, a Hub id (`owner/name`), a .yaml file with an asset card, "
+        f"or an asset of fairseq2 ({', '.join(_known_assets())}), but is `{name}` instead."
+    )
+
+
+@contextmanager
+def card_errors() -> Iterator[None]:
+    """Say in one line what fairseq2 finds wrong with a card, or with what it names."""
+    try:
+        yield
+    except _OF_CARDS as error:
+        raise UsageError(_reason(error)) from None
+
+
+def _known_assets() -> list[str]:
+    """Return the names of the assets that can be loaded; fairseq2's own search stops at a card of theirs it refuses."""
+    store, names = get_asset_store(), []
+    for name in sorted({each.partition("@")[0] for each in store.asset_names}):
+        try:
+            card = store.maybe_retrieve_card(name)
+        except AssetCardError:
+            continue
+        family = None if card is None else card.maybe_get_field("model_family")
+        if card is not None and family is not None and family.value in _FAMILIES and card.has_field("checkpoint"):
+            names.append(name)
+    return names
+
+
+def _family_of(card: AssetCard) -> str:
+    family: str = get_model_family_name(card)
+    if family not in _FAMILIES:
+        raise UsageError(f"`{card.name}` must be of the family {' or '.join(_FAMILIES)}, but is of {family} instead.")
+    if not card.has_field("checkpoint"):
+        raise UsageError(f"`{card.name}` must name a checkpoint in its asset card, but names none.")
+    return family
 
 
 def _from_card(
@@ -118,8 +186,7 @@ def _from_card(
     dtype: torch.dtype | str | None,
     device: Placement,
 ) -> nn.Module:
-    if (family := get_model_family_name(card)) not in _FAMILIES:
-        raise UsageError(f"`{card.name}` must be of the family {' or '.join(_FAMILIES)}, but is of {family} instead.")
+    _family_of(card)
     if masks is None and direction is not None:
         raise UsageError(f"`direction` must come with masks where `{card.name}` is an asset card, but comes without.")
     dtype = resolved_dtype(dtype_of(dtype), on_cpu=True, stored=lambda: torch.float32)
@@ -149,18 +216,17 @@ def _fingerprinted(model: nn.Module, spec: ModelSpec) -> ModelSpec:
 
 
 def _load(card: AssetCard, *, dtype: torch.dtype, device: Placement) -> TransformerModel:
-    try:
+    with card_errors():
         model = fairseq2_load_model(card, dtype=dtype, device=device.of(""))
-    except AssetCardError as error:
-        raise UsageError(_reason(error)) from None
     assert isinstance(model, TransformerModel)
     model.eval()
+    model.requires_grad_(requires_grad=False)  # as of `nllb_prune.load_model`: no gradients of weights are kept
     return model
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong at the bottom of it, in one line."""
-    while error.__cause__ is not None:
+    """Return what went wrong at the bottom of it, in one line; of a download its address."""
+    while error.__cause__ is not None and not isinstance(error, AssetDownloadError):
         error = error.__cause__
     return " ".join(str(error).split())
 

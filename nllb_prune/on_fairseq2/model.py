@@ -56,6 +56,8 @@ class Fairseq2Model(nn.Module):
 
     def forward(self, *, input_ids: Tensor, attention_mask: Tensor | None = None, decoder_input_ids: Tensor) -> Logits:
         """Return logits; sequences are padded on the right."""
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
         memory = self.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         states = self.get_decoder()(
             input_ids=decoder_input_ids, encoder_hidden_states=memory, encoder_attention_mask=attention_mask

@@ -53,8 +53,17 @@ class Names:
 
 
 def names_of(config: NllbMoeConfig, family: Family) -> Names:
-    """Return the names of a model's parameters in a family's form."""
+    """Return the names of a model's parameters in a family's form.
+
+    Raises:
+        UsageError: if the model has sparse layers and the family none.
+    """
     assert family.layer_names is not None
+    if config.stacks and not family.router_tensors(""):
+        raise UsageError(
+            f"The checkpoint must hold sparse layers, as the asset card says, but has names of {family.model_type}, "
+            "a dense one."
+        )
     single: dict[str, str] = {}
     stacked: dict[str, StackedExperts] = {}
     routers: list[str] = []
