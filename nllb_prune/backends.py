@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Final
 
 from nllb_prune.errors import UsageError
-from nllb_prune.model.facts import ModelFacts
-from nllb_prune.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nllb_prune.model.facts import ModelFacts
+    from nllb_prune.model.spec import ModelSpec
 
 TRANSFORMERS: Final = "transformers"
 FAIRSEQ2: Final = "fairseq2"
@@ -57,6 +61,8 @@ def named_backend(name: str = TRANSFORMERS) -> Backend:
     from nllb_prune.on_fairseq2.needed import need_fairseq2
 
     need_fairseq2()
+    if not sys.stderr.isatty():
+        os.environ.setdefault("FAIRSEQ2_NO_PROGRESS", "1")  # its bar leaves empty lines where there is no terminal
     from nllb_prune.on_fairseq2 import loading
     from nllb_prune.on_fairseq2.card_tokenizer import load_tokenizer as load_card_tokenizer
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nllb_prune.backends import BACKENDS, FAIRSEQ2, TRANSFORMERS, named_backend
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
     from nllb_prune.backends import Backend
     from nllb_prune.corpus import ParallelText
     from nllb_prune.worklist import Progress
-
-
-BACKENDS = ("transformers", "fairseq2")
-"""As `nllb_prune.backends` has them, which takes seconds to import."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +35,7 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backend",
         choices=BACKENDS,
-        default=BACKENDS[0],
+        default=TRANSFORMERS,
         help="whose modules the model is made of (default: transformers); with fairseq2, which needs an environment of "
         "its own, MODEL may also be the name of one of its assets, or a .yaml file with a card",
     )
@@ -45,10 +43,10 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
 
 def backend_of(options: argparse.Namespace) -> Backend:
     """Return the backend asked for; a streamed model has one alone."""
-    from nllb_prune.backends import FAIRSEQ2, named_backend
-
     if options.backend == FAIRSEQ2 and getattr(options, "stream", False):
         raise UsageError("`--stream` must be left out with `--backend fairseq2`, which has the model in memory.")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("FAIRSEQ2_NO_PROGRESS", "1")
     return named_backend(options.backend)
 
 

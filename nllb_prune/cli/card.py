@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     parser.add_argument("model", metavar="MODEL", help="`mini` (embedded), or a folder: whole, dense, or an export")
     parser.add_argument("--name", help="what fairseq2 is to call it (default: the folder's name)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="(default: standard output)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: standard output)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     card = card_of(options.model, name=options.name)
     if TOKENIZER not in card:
         print(
-            "The card names no tokenizer: the model has none of sentencepiece's, as with a trimmed vocabulary.",
+            "The card names no tokenizer: the folder has none of sentencepiece's, as with a trimmed vocabulary.",
             file=sys.stderr,
         )
     if options.output is None:

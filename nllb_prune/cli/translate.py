@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nllb_prune.cli._options import BACKENDS, add_backend, add_model, add_stream, backend_of, load, placement, positive
+from nllb_prune.backends import TRANSFORMERS
+from nllb_prune.cli._options import add_backend, add_model, add_stream, backend_of, load, placement, positive
 from nllb_prune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_requests(options: argparse.Namespace) -> None:
-    if options.backend != BACKENDS[0]:
-        raise UsageError(f"`--backend` must be {BACKENDS[0]} with `--requests`, but is {options.backend} instead.")
+    if options.backend != TRANSFORMERS:
+        raise UsageError(f"`--backend` must be {TRANSFORMERS} with `--requests`, but is {options.backend} instead.")
     for name in ("texts", "source", "target", "input", "stream"):
         if getattr(options, name):
             what = "TEXT" if name == "texts" else f"`--{name}`"

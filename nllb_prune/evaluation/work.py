@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nllb_prune._version import __version__
+from nllb_prune.backends import TRANSFORMERS
 from nllb_prune.corpus import ParallelText
 from nllb_prune.errors import UsageError
 from nllb_prune.evaluation.evaluation import Evaluation, plan_facts
@@ -106,7 +107,7 @@ class EvaluationWork:
             "in_flight": [self.search.rows, self.search.positions],
             "dtype": self.facts.dtype,
             "versions": _versions(),
-            **({} if self.facts.backend is None else {"backend": self.facts.backend}),
+            "backend": self.facts.backend or TRANSFORMERS,
         }
 
     def _signature(self, configuration: str) -> str | None:

@@ -30,7 +30,7 @@ class Project(Protocol):
 def slot_table(expert_ids: Sequence[int], *, experts: int, device: torch.device | str | None) -> Tensor:
     """Return the slot of each expert ``(experts,)``, -1 where it has none."""
     table = torch.full((experts,), -1, dtype=torch.int64, device=device)
-    table[list(expert_ids)] = torch.arange(len(expert_ids), device=device)
+    table[list(expert_ids)] = torch.arange(len(expert_ids), dtype=torch.int64, device=device)
     return table
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,13 +92,23 @@ def sparse_layers(model: nn.Module) -> list[SparseFfn]:
     return [module for module in model.modules() if isinstance(module, SparseFfn)]
 
 
-def identity_of(embedding: Tensor, spec: ModelSpec, pruning: ExpertPruning | None = None) -> str:
-    """Hash the fingerprint, a thousand values spread over the embedding, and what was kept of a pruned checkpoint."""
+def identity_of(
+    embedding: Tensor, spec: ModelSpec, pruning: ExpertPruning | None = None, *, more: Mapping[str, Any] | None = None
+) -> str:
+    """Hash what tells a model from others.
+
+    Args:
+        embedding: A thousand values spread over it are hashed; these alone will do.
+        spec: Its fingerprint and its rules of routing are.
+        pruning: What a pruned checkpoint says of itself is.
+        more: What else it depends on.
+    """
     embedding = embedding.flatten()
     sample = embedding[:: max(1, embedding.numel() // 1024)].float().cpu()
     fingerprint = spec.fingerprint.short if spec.fingerprint is not None else ""
-    kept = b"" if pruning is None else canonical_json(pruning.to_json())
-    return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes() + kept).hexdigest()[:16]
+    rules = [spec.top_k, spec.output_scale, spec.score_function, spec.renormalise, spec.activation]
+    settings = [rules, None if pruning is None else pruning.to_json(), None if more is None else dict(more)]
+    return hashlib.sha256(fingerprint.encode() + sample.numpy().tobytes() + canonical_json(settings)).hexdigest()[:16]
 
 
 def dtype_name(model: nn.Module) -> str:

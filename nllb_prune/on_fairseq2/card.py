@@ -12,7 +12,7 @@ from nllb_prune.expert_mask import ExpertMask
 from nllb_prune.languages import all_languages
 from nllb_prune.model.families import family_of
 from nllb_prune.model.pruned import pruning_of
-from nllb_prune.model.source import load_tokenizer, model_folder, model_name, read_config
+from nllb_prune.model.source import is_local, load_tokenizer, model_folder, model_name, read_config
 from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY, NllbMoeConfig, config_of
 
 TOKENIZER: Final = "tokenizer"
@@ -30,13 +30,15 @@ def card_of(
     """Return the fields of a model's asset card.
 
     Args:
-        path_or_id: As of `load_model`: a whole, a dense, or a pruned model.
+        path_or_id: An embedded model, or a folder: a whole, a dense, or a pruned model.
         name: What fairseq2 is to call it; by default what the model is called.
-        kept: Experts to keep, by stack; all that there are, by default.
+        kept: Experts to load of it, by stack; all that there are, by default.
 
     Raises:
         UsageError: if the model is none that fairseq2's parts make, or the name none that fairseq2 takes.
     """
+    if not is_local(path_or_id):
+        raise UsageError(f"`model` must be a folder on this machine, which fairseq2 is to read, but is {path_or_id}.")
     name = model_name(path_or_id) if name is None else name
     if not name.strip() or "@" in name:
         raise UsageError(f"`name` must have a letter and no `@`, which fairseq2 splits it at, but is {name!r} instead.")
@@ -45,12 +47,16 @@ def card_of(
     family = family_of(config)
     spec = family.spec(config)
     found = config_of(family, config, spec, pruning=pruning_of(config, spec), kept=kept)
+    return model_card(name, found, folder) | _tokenizer(folder, vocabulary=found.vocab_size)
+
+
+def model_card(name: str, config: NllbMoeConfig, checkpoint: Path) -> dict[str, Any]:
+    """Return the fields of a card that loading the model takes."""
     return {
         "name": name,
         "model_family": NLLB_MOE_FAMILY,
-        "model_config": _given(found),
-        "checkpoint": str(folder),
-        **_tokenizer(folder, vocabulary=found.vocab_size),
+        "model_config": _given(config),
+        "checkpoint": str(checkpoint.resolve()),
     }
 
 

@@ -14,8 +14,7 @@ from fairseq2.error import NotSupportedError
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import all_languages
 from nllb_prune.model import source
-from nllb_prune.on_fairseq2.card_reading import asset_card
-from nllb_prune.on_fairseq2.loading import card_errors, is_known_card
+from nllb_prune.on_fairseq2.card_reading import asset_card, card_errors, checkpoint_of_card, is_card
 from nllb_prune.on_fairseq2.vocabulary import ids_for_fairseq2, ids_for_transformers
 
 
@@ -62,16 +61,21 @@ class CardTokenizer:
 def load_tokenizer(path_or_id: str | Path) -> Any:
     """Load the tokenizer of a folder as `nllb_prune.load_tokenizer` does, or that of an asset card.
 
+    A card that names none, as of a trimmed vocabulary, may have a folder for a checkpoint that has one.
+
     Raises:
         UsageError: if the card names none.
     """
-    if not is_known_card(path_or_id):
+    if not is_card(path_or_id):
         return source.load_tokenizer(path_or_id)
     card = asset_card(path_or_id)
-    if not card.has_field("tokenizer"):
-        raise UsageError(f"`{card.name}` must name a tokenizer in its asset card, but names none.")
-    with card_errors():
-        return CardTokenizer(load_fairseq2_tokenizer(card))
+    if card.has_field("tokenizer"):
+        with card_errors(card.name):
+            return CardTokenizer(load_fairseq2_tokenizer(card))
+    checkpoint = checkpoint_of_card(card)
+    if (checkpoint / "config.json").exists():
+        return source.load_tokenizer(checkpoint)
+    raise UsageError(f"`{card.name}` must name a tokenizer in its asset card, but names none.")
 
 
 def _languages(tokenizer: Tokenizer) -> Iterable[tuple[str, int]]:

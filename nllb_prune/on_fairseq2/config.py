@@ -99,9 +99,10 @@ class NllbMoeConfig:
     """The dropout probability on outputs of Transformer layers."""
 
     @classmethod
-    def dense(cls) -> NllbMoeConfig:
-        """Return a configuration without sparse layers."""
-        return cls(num_experts=0, encoder_sparse_layers=[], decoder_sparse_layers=[])
+    def dense(cls, **sizes: Any) -> NllbMoeConfig:
+        """Return a configuration without sparse layers; sizes are fields of it."""
+        none: dict[str, Any] = {"num_experts": 0, "encoder_sparse_layers": [], "decoder_sparse_layers": []}
+        return cls(top_k=0, expert_output_scale=1.0, **none, **sizes)
 
     @property
     def scheme(self) -> Scheme | None:

@@ -10,6 +10,8 @@ from nllb_prune.errors import UsageError
 from nllb_prune.on_fairseq2.config import NllbMoeConfig
 from nllb_prune.on_fairseq2.conversion import to_transformers
 
+_TOP_K = 2
+"""What transformers' class has for a rule."""
 _IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 
 
@@ -37,6 +39,8 @@ class NllbMoeHuggingFaceConverter(HuggingFaceConverter):
             "decoder_ffn_dim": ours.decoder_ffn_inner_dim,
             "activation_function": ours.activation,
             "scale_embedding": ours.scale_embedding,
+            "encoder_layerdrop": 0.0,
+            "decoder_layerdrop": 0.0,
             **_IDS,
         }
         if not ours.stacks:
@@ -72,6 +76,8 @@ def _checked(config: object) -> NllbMoeConfig:
         )
     if config.expert_bits is not None:
         raise UsageError("The experts must be floats for transformers' classes, but are quantised.")
+    if config.stacks and config.top_k != _TOP_K:
+        raise UsageError(f"`top_k` must be {_TOP_K} for transformers' classes, but is {config.top_k} instead.")
     return config
 
 

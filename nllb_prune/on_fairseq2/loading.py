@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from fairseq2.assets import AssetCard, AssetCardError, AssetCardNotValidError, AssetDownloadError, get_asset_store
-from fairseq2.data.tokenizers import TokenizerFamilyNotKnownError, TokenizerGatedError, TokenizerModelError
-from fairseq2.error import OperationalError
-from fairseq2.models import ModelFamilyNotKnownError, ModelGatedError
-from fairseq2.models.family import get_model_family_name
+from fairseq2.assets import AssetCard
 from fairseq2.models.hub import load_model as fairseq2_load_model
-from fairseq2.models.nllb import NLLB_FAMILY
 from fairseq2.models.transformer import TransformerModel
-from torch import nn
+from torch import Tensor, nn
 
 from nllb_prune.errors import UsageError
 from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
-from nllb_prune.model import describe as described
-from nllb_prune.model import loading
+from nllb_prune.model import describe, facts, loading
 from nllb_prune.model.chosen import Chosen, choose
-from nllb_prune.model.describe import require_sparse, row_norms
-from nllb_prune.model.facts import ModelFacts, facts_of, identity_of, parameter_counts, sparse_layers
+from nllb_prune.model.describe import require_sparse
+from nllb_prune.model.facts import ModelFacts, facts_of, identity_of, parameter_counts
 from nllb_prune.model.loading import dtype_of, resolved_dtype, stored_dtype
 from nllb_prune.model.placement import Placement
+from nllb_prune.model.pruned import ExpertPruning
 from nllb_prune.model.routing import ModelRouting, attach_routing, is_routed, routing_of
-from nllb_prune.model.source import EMBEDDED, is_local, model_name
+from nllb_prune.model.source import model_name
 from nllb_prune.model.spec import Fingerprint, ModelSpec
-from nllb_prune.on_fairseq2.card import card_of
-from nllb_prune.on_fairseq2.card_reading import asset_card, is_card
-from nllb_prune.on_fairseq2.config import NLLB_MOE_FAMILY, NllbMoeConfig
-from nllb_prune.on_fairseq2.hub import get_nllb_moe_model_hub
+from nllb_prune.on_fairseq2.card import model_card
+from nllb_prune.on_fairseq2.card_reading import asset_card, card_errors, checkpoint_of_card, config_of_card, is_card
+from nllb_prune.on_fairseq2.config import NllbMoeConfig, config_of
 from nllb_prune.on_fairseq2.model import Fairseq2Model
 from nllb_prune.on_fairseq2.needed import need_fairseq2
-from nllb_prune.on_fairseq2.vocabulary import rows_for_transformers
+from nllb_prune.on_fairseq2.vocabulary import sampled_for_transformers
+from nllb_prune.tokenization import MAX_LENGTH
 
-_FAMILIES = (NLLB_MOE_FAMILY, NLLB_FAMILY)
-_OF_CARDS = (
-    AssetCardError,
-    AssetCardNotValidError,
-    AssetDownloadError,
-    ModelFamilyNotKnownError,
-    ModelGatedError,
-    OperationalError,
-    TokenizerFamilyNotKnownError,
-    TokenizerGatedError,
-    TokenizerModelError,
-)
-"""What fairseq2 raises of a card, or of what it names; these have no common ground."""
+_NO_MATTER = "dropout_p"
+"""The field of a configuration that changes no result: models are loaded for inference."""
 
 
 def load_model(
@@ -66,7 +50,7 @@ def load_model(
 
     Args:
         path_or_id: As of `nllb_prune.load_model`; or the name of a fairseq2 asset, or a `.yaml` file with its card.
-        masks: As of `nllb_prune.load_model`.
+        masks: As of `nllb_prune.load_model`; of a card all experts are loaded.
         direction: As of `nllb_prune.load_model`.
         dtype: As of `nllb_prune.load_model`; of a card float32 by default.
         device: Where to; the CPU by default.
@@ -75,38 +59,36 @@ def load_model(
         UsageError: as `nllb_prune.load_model`, and of a card that is none of an NLLB model.
     """
     placed = Placement.on(torch.device(device or "cpu"))
-    if is_known_card(path_or_id):
-        with card_errors():
-            return _from_card(asset_card(path_or_id), masks, direction, dtype=dtype, device=placed)
+    if is_card(path_or_id):
+        return _from_card(asset_card(path_or_id), masks, direction, dtype=dtype, device=placed)
     chosen = choose(path_or_id, masks=masks, direction=direction)
     with chosen.opened() as (checkpoint, spec):
         dtype = resolved_dtype(
             dtype, on_cpu=placed.on_cpu, stored=lambda: stored_dtype(chosen.family, checkpoint, chosen.config)
         )
-    card = card_of(path_or_id, kept=chosen.kept)
-    inner = _load(AssetCard(str(card["name"]), card), dtype=dtype, device=placed)
-    _round_routers(inner, dtype)
-    return _finished(inner, routing_of(inner), spec, name=model_name(path_or_id), chosen=chosen)
+    name = model_name(path_or_id)
+    config = config_of(chosen.family, chosen.config, spec, pruning=chosen.pruning, kept=chosen.kept)
+    inner = _load(name, config, chosen.folder, dtype=dtype, device=placed)
+    return _finished(inner, routing_of(inner), spec, name=name, chosen=chosen)
 
 
-def adopt(model: TransformerModel, *, name: str) -> Fairseq2Model:
-    """Give a model that fairseq2 loaded, of the family `nllb_moe` or `nllb`, the surface of ours.
-
-    After it, masks can be set on the model itself as well: it is known what model it is.
+def adopt(model: TransformerModel, card: AssetCard | str) -> Fairseq2Model:
+    """Give a model that fairseq2 loaded the surface of ours, so that `translations`, `calibrate`, `evaluate` take it.
 
     Args:
-        model: As `fairseq2.models.load_model` gives it.
-        name: What to call it in files that travel.
+        model: Of the family `nllb_moe` or `nllb`, as `fairseq2.models.load_model` gives it.
+        card: By which it was loaded, or its name.
     """
-    state = _state_of(model)
-    return _finished(model, state, _fingerprinted(model, state.spec), name=name, chosen=None)
+    return _adopted(model, asset_card(card) if isinstance(card, str) else card)
 
 
 def load_facts(
     path_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> ModelFacts:
-    """Describe what `load_model` would load; it is loaded for that."""
-    return facts_of(load_model(path_or_id, dtype=dtype, device=device))
+    """Describe what `load_model` would load; of a card it is loaded for that."""
+    if is_card(path_or_id):
+        return facts_of(load_model(path_or_id, dtype=dtype, device=device))
+    return dataclasses.replace(facts.load_facts(path_or_id, dtype=dtype, device=device), backend=_backend())
 
 
 def load_spec(path_or_id: str | Path) -> ModelSpec:
@@ -115,67 +97,15 @@ def load_spec(path_or_id: str | Path) -> ModelSpec:
     Raises:
         UsageError: if it is dense.
     """
-    if not is_known_card(path_or_id):
-        return described.load_spec(path_or_id)
+    if not is_card(path_or_id):
+        return describe.load_spec(path_or_id)
     card = asset_card(path_or_id)
-    with card_errors():
-        sparse = _family_of(card) == NLLB_MOE_FAMILY
-        config = get_nllb_moe_model_hub().get_model_config(card) if sparse else None
-    return require_sparse((NllbMoeConfig.dense() if config is None else config).spec, card.name)
+    return require_sparse(config_of_card(card).spec, card.name)
 
 
 def in_parts(path_or_id: str | Path) -> bool:
     """Return whether a model is a pruned checkpoint with a file for each language side."""
-    return not is_known_card(path_or_id) and loading.in_parts(path_or_id)
-
-
-def is_known_card(path_or_id: str | Path) -> bool:
-    """Return whether this is an asset card, by name or as a file, and no folder and no id of the Hub.
-
-    Raises:
-        UsageError: if it is none of them.
-    """
-    if is_card(path_or_id):
-        return True
-    name = str(path_or_id)
-    if is_local(path_or_id) or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        return False
-    raise UsageError(
-        f"`model` must be {', '.join(EMBEDDED)}, a folder, a Hub id (`owner/name`), a .yaml file with an asset card, "
-        f"or an asset of fairseq2 ({', '.join(_known_assets())}), but is `{name}` instead."
-    )
-
-
-@contextmanager
-def card_errors() -> Iterator[None]:
-    """Say in one line what fairseq2 finds wrong with a card, or with what it names."""
-    try:
-        yield
-    except _OF_CARDS as error:
-        raise UsageError(_reason(error)) from None
-
-
-def _known_assets() -> list[str]:
-    """Return the names of the assets that can be loaded; fairseq2's own search stops at a card of theirs it refuses."""
-    store, names = get_asset_store(), []
-    for name in sorted({each.partition("@")[0] for each in store.asset_names}):
-        try:
-            card = store.maybe_retrieve_card(name)
-        except AssetCardError:
-            continue
-        family = None if card is None else card.maybe_get_field("model_family")
-        if card is not None and family is not None and family.value in _FAMILIES and card.has_field("checkpoint"):
-            names.append(name)
-    return names
-
-
-def _family_of(card: AssetCard) -> str:
-    family: str = get_model_family_name(card)
-    if family not in _FAMILIES:
-        raise UsageError(f"`{card.name}` must be of the family {' or '.join(_FAMILIES)}, but is of {family} instead.")
-    if not card.has_field("checkpoint"):
-        raise UsageError(f"`{card.name}` must name a checkpoint in its asset card, but names none.")
-    return family
+    return not is_card(path_or_id) and loading.in_parts(path_or_id)
 
 
 def _from_card(
@@ -186,61 +116,63 @@ def _from_card(
     dtype: torch.dtype | str | None,
     device: Placement,
 ) -> nn.Module:
-    _family_of(card)
+    config = config_of_card(card)
+    if config.max_seq_len < MAX_LENGTH:
+        raise UsageError(
+            f"`max_seq_len` of the asset card `{card.name}` must be {MAX_LENGTH} or more, at which texts are cut, but "
+            f"is {config.max_seq_len} instead; positions have no weights, so it can be raised."
+        )
     if masks is None and direction is not None:
         raise UsageError(f"`direction` must come with masks where `{card.name}` is an asset card, but comes without.")
     dtype = resolved_dtype(dtype_of(dtype), on_cpu=True, stored=lambda: torch.float32)
-    inner = _load(card, dtype=dtype, device=device)
-    state = _state_of(inner)
-    spec = _fingerprinted(inner, state.spec)
+    model = _adopted(_load(card.name, config, checkpoint_of_card(card), dtype=dtype, device=device), card)
     if masks is not None:
-        masks.check_model(require_sparse(spec, card.name))
-    _round_routers(inner, dtype)
-    return _finished(inner, state, spec, name=card.name, chosen=_chosen_by(card, state))
+        masks.check_model(require_sparse(routing_of(model).spec, card.name))
+    return model
 
 
-def _chosen_by(card: AssetCard, state: ModelRouting) -> Chosen | None:
-    """Return what an export says of itself whose experts, all of them, a card's model holds."""
-    if (field := card.maybe_get_field("checkpoint")) is None or field.as_uri().scheme != "file":
-        return None
-    folder: Path = field.as_uri().to_path()
-    if not (folder / "config.json").exists():
-        return None
-    chosen = choose(folder)
-    return chosen if state.resident == (None if chosen.kept is None else dict(chosen.kept)) else None
-
-
-def _fingerprinted(model: nn.Module, spec: ModelSpec) -> ModelSpec:
-    rows = [norm for sparse in sparse_layers(model) for norm in row_norms(sparse.router_weight)]
-    return dataclasses.replace(spec, fingerprint=Fingerprint.of(spec.stacks, rows))
-
-
-def _load(card: AssetCard, *, dtype: torch.dtype, device: Placement) -> TransformerModel:
-    with card_errors():
-        model = fairseq2_load_model(card, dtype=dtype, device=device.of(""))
+def _load(
+    name: str, config: NllbMoeConfig, checkpoint: Path, *, dtype: torch.dtype, device: Placement
+) -> TransformerModel:
+    """Let fairseq2 load a model, by a card of our family whatever it comes from: so it is read by our own reader."""
+    with card_errors(name):
+        model = fairseq2_load_model(
+            AssetCard(name, model_card(name, config, checkpoint)), dtype=dtype, device=device.of("")
+        )
     assert isinstance(model, TransformerModel)
     model.eval()
     model.requires_grad_(requires_grad=False)  # as of `nllb_prune.load_model`: no gradients of weights are kept
     return model
 
 
-def _reason(error: BaseException) -> str:
-    """Return what went wrong at the bottom of it, in one line; of a download its address."""
-    while error.__cause__ is not None and not isinstance(error, AssetDownloadError):
-        error = error.__cause__
-    return " ".join(str(error).split())
+def _adopted(model: TransformerModel, card: AssetCard) -> Fairseq2Model:
+    state, config = _state_of(model), config_of_card(card)
+    spec = state.spec
+    if not spec.stacks:  # of a sparse model, its layers have taken it as they were filled
+        spec = dataclasses.replace(spec, fingerprint=Fingerprint.of((), ()))
+    chosen = _chosen_by(card, config)
+    more = None if chosen is not None else {"config": _settings(config)}
+    return _finished(model, state, spec, name=card.name, chosen=chosen, more=more)
+
+
+def _chosen_by(card: AssetCard, config: NllbMoeConfig) -> Chosen | None:
+    """Return what a card's checkpoint says of itself, if it is a folder and says what the card does."""
+    folder = checkpoint_of_card(card)
+    if not (folder / "config.json").exists():
+        return None
+    chosen = choose(folder)
+    of_folder = config_of(chosen.family, chosen.config, chosen.spec, pruning=chosen.pruning)
+    return chosen if _settings(config) == _settings(of_folder) else None
+
+
+def _settings(config: NllbMoeConfig) -> dict[str, Any]:
+    """Return what results depend on."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != _NO_MATTER}
 
 
 def _state_of(model: TransformerModel) -> ModelRouting:
     """Return the routing state that our factory gave a model, or one for a model of fairseq2's own."""
     return routing_of(model) if is_routed(model) else ModelRouting(NllbMoeConfig.dense().spec)
-
-
-def _round_routers(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round routers as the other weights are, and keep them in float32: what transformers' routers do."""
-    with torch.no_grad():
-        for sparse in sparse_layers(model):
-            sparse.router_weight.copy_(sparse.router_weight.to(dtype))
 
 
 def _finished(
@@ -250,15 +182,42 @@ def _finished(
     *,
     name: str,
     chosen: Chosen | None,
+    more: Mapping[str, Any] | None = None,
 ) -> Fairseq2Model:
     """Complete the routing state as `nllb_prune.load_model` does, and give the model its surface."""
     state.spec = dataclasses.replace(spec, parameters=parameter_counts(inner))
-    state.backend = f"fairseq2 {need_fairseq2()}"
-    pruning = None
+    state.name, state.backend = name, _backend()
     if chosen is not None:
-        pruning = chosen.pruning
-        state.pruning, state.masks = chosen.pruning_in_memory(), chosen.carried_masks()
-    embedding = rows_for_transformers(inner.decoder_frontend.embed.weight.detach())
-    state.name, state.identity = name, identity_of(embedding, state.spec, pruning)
+        pruning, state.masks = chosen.pruning, chosen.carried_masks()
+        state.pruning = chosen.pruning_in_memory()
+    else:
+        pruning = state.pruning = _pruning_of(state)
+    state.identity = identity_of(_sample(inner), state.spec, pruning, more=more)
     attach_routing(inner, state)
     return Fairseq2Model(inner, state).eval()
+
+
+def _pruning_of(state: ModelRouting) -> ExpertPruning | None:
+    """Return what can be said of a model of which a card lists the experts; `None` of a whole one."""
+    if state.resident is None:
+        return None
+    assert state.spec.fingerprint is not None
+    return ExpertPruning(
+        base_model=state.name,
+        base_type=state.spec.family,
+        fingerprint=state.spec.fingerprint,
+        kept=state.resident,
+        sources=(),
+        targets=(),
+        masks="",
+    )
+
+
+def _sample(model: TransformerModel) -> Tensor:
+    """Return the values of the embedding that `identity_of` takes of the whole, in the order of transformers."""
+    embedding: Tensor = model.decoder_frontend.embed.weight.detach()
+    return sampled_for_transformers(embedding, step=max(1, embedding.numel() // 1024))
+
+
+def _backend() -> str:
+    return f"fairseq2 {need_fairseq2()}"

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from fairseq2.models.transformer import FeedForwardNetwork, TransformerModel
 from fairseq2.nn import BatchLayout
-from torch import Tensor
+from torch import Tensor, nn
 
 from nllb_prune.model.describe import row_norms
 from nllb_prune.model.dispatch import slot_table
@@ -42,6 +43,7 @@ class SparseFeedForwardNetwork(FeedForwardNetwork):
         super().__init__()
         self.sparse = sparse
         self._norms = norms
+        self.reset_parameters()
 
     def forward(self, seqs: Tensor) -> Tensor:
         """Run the layer on ``(N, S, M)``, or on a packed batch ``(S, M)``."""
@@ -51,14 +53,34 @@ class SparseFeedForwardNetwork(FeedForwardNetwork):
         output: Tensor = self.sparse(seqs)
         return output
 
+    def reset_parameters(self) -> None:
+        """Initialise a new layer as fairseq2 does linear ones: uniformly, by the width of the input; integers are 0."""
+        bank, d_model = self.sparse.bank, self.sparse.router_weight.shape[1]
+        widths = {"fc1": d_model, "fc2": bank.fc1_bias.shape[1]}
+        for name, parameter in bank.named_parameters():
+            _uniform(parameter, widths[name[:3]])
+        for router in (self.sparse.router_weight, self.sparse.router_bias):
+            if router is not None:
+                _uniform(router, d_model)
+
     def reset_non_persistent_buffers(self) -> None:
         """Compute what no checkpoint holds: which expert sits in which slot, and of what model the router is.
 
-        fairseq2 calls this once a model is filled.
+        fairseq2 calls this once a model is filled. The router's weights are then rounded as the others are, and stay in
+        float32: what transformers' routers do.
         """
-        bank = self.sparse.bank
+        bank, router = self.sparse.bank, self.sparse.router_weight
         bank.slot_of = slot_table(bank.expert_ids, experts=bank.experts, device=bank.fc1_bias.device)
         self._norms.note(self.sparse)
+        with torch.no_grad():
+            router.copy_(router.to(bank.fc1_bias.dtype))
+
+
+def _uniform(parameter: Tensor, width: int) -> None:
+    if parameter.is_floating_point():
+        nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
+    else:
+        nn.init.zeros_(parameter)
 
 
 def follow_layouts(model: TransformerModel, stacks: dict[str, StackRouting]) -> None:

@@ -29,6 +29,16 @@ def rows_for_transformers(embedding: Tensor) -> Tensor:
     return _reordered(embedding, IN_FAIRSEQ2)
 
 
+def sampled_for_transformers(embedding: Tensor, *, step: int) -> Tensor:
+    """Return every so-manieth value ``(values,)`` of an embedding as it were in the order of transformers."""
+    first = rows_for_transformers(embedding[:_COUNT]).flatten()
+    places = torch.arange(0, embedding.numel(), step, device=embedding.device)
+    sample = embedding.flatten()[places]
+    inside = places < first.numel()
+    sample[inside] = first[places[inside]]
+    return sample
+
+
 def ids_for_fairseq2(ids: Tensor) -> Tensor:
     """Return the numbers in fairseq2 of ids of transformers, of any shape."""
     return _renumbered(ids, IN_FAIRSEQ2)

@@ -114,17 +114,21 @@ def test_cards_by_name():
         ("mini", False),
         ("mini-dense", False),
         ("facebook/nllb-moe-54b", False),
-        ("no-such-model", False),
         ("", False),
         ("somewhere/card.yaml", True),
         ("card.yml", True),
         (Path("card.yaml"), True),
-        (Path("nllb-prune-mini"), False),
     ],
     ids=repr,
 )
 def test_what_is_a_card(name, wanted):
     assert is_card(name) is wanted
+
+
+@pytest.mark.parametrize("name", ["no-such-model", Path("nllb-prune-mini")], ids=repr)
+def test_what_is_no_model_at_all(name):
+    with pytest.raises(UsageError, match=r"or an asset of fairseq2 \(.*nllb-prune-mini-dense\), but is `"):
+        is_card(name)
 
 
 def test_a_folder_is_none_even_if_an_asset_has_its_name(tmp_path, monkeypatch):

@@ -49,10 +49,15 @@ def test_it_decodes_the_same(of_card, tokenizer):
 
 
 def test_a_card_without_tokenizer(tmp_path, exports):
+    """It has its folder's; one of a file has none."""
     from nllb_prune.on_fairseq2.card_tokenizer import load_tokenizer
 
     path = tmp_path / "card.yaml"
     path.write_text(card_text(card_of(exports(trimmed=True), name="small")))
+    small = load_tokenizer(path)
+    assert small("wake me up").input_ids == load_tokenizer(exports(trimmed=True))("wake me up").input_ids
+    (tmp_path / "small.pt").touch()
+    path.write_text(card_text(card_of(exports(trimmed=True), name="small") | {"checkpoint": "small.pt"}))
     with pytest.raises(UsageError, match="`small` must name a tokenizer in its asset card, but names none"):
         load_tokenizer(path)
 
