@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,16 +40,31 @@ def encode(tokenizer: Any, texts: Sequence[str], code: str) -> list[list[int]]:
     """Return the ids of each text: language token, words, `</s>`; `</s>` or a code inside a text is plain text."""
     first, last = language_id(tokenizer, code), tokenizer.eos_token_id
     plain = [text.strip() for text in texts]  # 5.x makes a token of a space at the end, 4.57 does not
-    words = tokenizer(plain, add_special_tokens=False, split_special_tokens=True).input_ids if plain else []
-    return [[first, *ids[: MAX_LENGTH - 2], last] for ids in words]
+    return [[first, *ids[: MAX_LENGTH - 2], last] for ids in _pieces(tokenizer, plain)]
+
+
+def _pieces(tokenizer: Any, texts: Sequence[str]) -> Iterable[list[int]]:
+    """Return the ids of each text, in which nothing stands for a control symbol."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        found: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+        return found
+    # what that call does, without the masks that it makes beside the ids, in two thirds of its time
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Stack rows of ids, padded on the right, ``(rows, longest)``."""
-    table = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = torch.tensor(row)
-    return table
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    table = np.full((len(rows), int(lengths.max())), value)  # (rows, longest)
+    given = np.arange(table.shape[1]) < lengths[:, None]
+    table[given] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return torch.from_numpy(table)
 
 
 def batches_by_length(lengths: Sequence[int], *, positions: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nllb_prune.errors import UsageError
-from nllb_prune.model.source import load_tokenizer
+from nllb_prune.model.source import embedded_text, load_tokenizer
 from nllb_prune.tokenization import MAX_LENGTH, batches_by_length, encode, language_id, pad
 
 
@@ -24,6 +24,21 @@ def test_form(tokenizer):
     assert row[0] == tokenizer.convert_tokens_to_ids("deu_Latn") == language_id(tokenizer, "deu_Latn")
     assert row[-1] == tokenizer.eos_token_id == 2
     assert tokenizer.decode(row[1:-1]) == "wake me up at nine"
+
+
+@pytest.mark.parametrize("file", sorted((embedded_text() / "dev").iterdir()), ids=lambda file: file.stem)
+def test_pieces_are_those_of_a_call_of_the_tokenizer(tokenizer, file):
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    called = tokenizer(lines, add_special_tokens=False, split_special_tokens=True).input_ids
+    assert [row[1:-1] for row in encode(tokenizer, lines, file.stem)] == called
+
+
+def test_truncation_and_padding_that_were_set_do_not_matter():
+    tokenizer = load_tokenizer("mini")
+    before = encode(tokenizer, ["play music", "wake me up at nine"], "eng_Latn")
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    assert encode(tokenizer, ["play music", "wake me up at nine"], "eng_Latn") == before
 
 
 def test_state_of_the_tokenizer_does_not_matter(tokenizer):
