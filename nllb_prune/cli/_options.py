@@ -42,12 +42,13 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
 
 
 def backend_of(options: argparse.Namespace) -> Backend:
-    """Return the backend asked for; a streamed model has one alone."""
-    if options.backend == FAIRSEQ2 and getattr(options, "stream", False):
+    """Return the backend asked for, by a verb that asks; a streamed model has one alone."""
+    name = getattr(options, "backend", TRANSFORMERS)
+    if name == FAIRSEQ2 and getattr(options, "stream", False):
         raise UsageError("`--stream` must be left out with `--backend fairseq2`, which has the model in memory.")
     if not sys.stderr.isatty():
         os.environ.setdefault("FAIRSEQ2_NO_PROGRESS", "1")
-    return named_backend(options.backend)
+    return named_backend(name)
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:

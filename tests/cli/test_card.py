@@ -45,4 +45,7 @@ def test_a_name_that_fairseq2_would_split(fails):
 
 
 def test_a_model_that_is_not_there(fails):
-    assert "`model` must be mini, mini-dense, a folder or a Hub id" in fails("card", "maxi")
+    for name in ("maxi", "facebook/nllb-moe-54b"):
+        assert f"`model` must be a folder on this machine, which fairseq2 is to read, but is {name}" in fails(
+            "card", name
+        )
