@@ -1,0 +1,177 @@
+"""`RESULTS.md` from the figures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.fairseq2.common import NEAR
+
+Figures = Mapping[str, Any]
+COUNTS = ("first", "second", "rank")
+
+
+def results(found: Figures) -> str:
+    """Return the page."""
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    about = f"""Made by `python -m eval.fairseq2` ({versions}; float32, on a CPU); what they mean is in
+        [README.md](README.md). Ours is what `nllb_prune.load_model` gives, theirs the same weights as fairseq2 loads
+        them."""
+    written = {"greedy": _greedy, "beams": _beams, "statistics": _statistics, "scores": _scores}
+    parts = [write(found[name]) for name, write in written.items() if name in found]
+    return "\n".join(
+        ["# fairseq2's models against transformers': all figures\n", _wrapped(about).rstrip() + "\n", *parts]
+    )
+
+
+def _wrapped(note: str) -> str:
+    """Break into lines of the usual length."""
+    return textwrap.fill(" ".join(note.split()), 118, break_long_words=False, break_on_hyphens=False) + "\n\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def _greedy(found: Sequence[Figures]) -> str:
+    about = f"""Sentences whose tokens, to the end or the limit, are the same; the others, and those of them where the
+        first two tokens that differ are within {NEAR:g} in log-probability; the largest difference of a translation's
+        log-probability where tokens are the same; translations that the limit ended."""
+    rows = [
+        (
+            each["model"],
+            each["directions"],
+            f"{each['sentences']:,}",
+            f"{each['same']:,}",
+            each["sentences"] - each["same"],
+            each["near ties"],
+            f"{each['log-probability']:.1e}",
+            each["cut"],
+        )
+        for each in found
+    ]
+    header = (
+        "model",
+        "directions",
+        "sentences",
+        "same",
+        "others",
+        "near ties",
+        "log-probability",
+        "ended by the limit",
+    )
+    return "## Greedy\n\n" + _wrapped(about) + _table(header, rows)
+
+
+def _beams(found: Figures) -> str:
+    count, directions = found["sentences"], found["directions"]
+    language, scores, apart = found["language token"], found["scores"], found["where they differ"]
+    about = f"""{count:,} sentences, {count // directions} in each of {directions} directions. `fairseq2` is its
+        `TextTranslator` with `BeamSearchSeq2SeqGenerator` on what its `load_model("nllb-prune-mini")` gives. Of its
+        {scores["hypotheses"]:,} hypotheses the score is the sum of what our model gives the language token, the words
+        and `</s>`, over their number, to {scores["largest difference"]:.1e}. The language token, which `mini` was never
+        trained to predict, has a log-probability of {language["mean"]:.1f} ({language["least"]:.1f} to
+        {language["most"]:.1f}). The same best hypothesis:"""
+    where = f"""Where ours and fairseq2 differ, in {apart["sentences"]:,} sentences, theirs has more tokens in
+        {apart["theirs is longer"]:,}. Means there, by our model; our score is the log-probability of words and `</s>`
+        over their number and one, theirs has that of the language token in the sum:"""
+    quality = "Against the references; p by paired randomisation, of the difference of chrF++; length in characters:"
+    agreement = [(name, f"{same:,}", f"{100 * same / count:.2f} %") for name, same in found["agreement"].items()]
+    return (
+        f"## {found['beams']} beams\n\n"
+        + _wrapped(about)
+        + _table(("searches", "sentences", "share"), agreement)
+        + "\n"
+        + _wrapped(where)
+        + _table(("best hypothesis of", "our score", "their score", "log-probability", "tokens"), _by_both_rules(apart))
+        + f"\n{quality}\n\n"
+        + _table(("search", "chrF++", "against ours", "p", "length / reference"), _quality(found["quality"]))
+    )
+
+
+def _by_both_rules(apart: Figures) -> list[Sequence[str]]:
+    columns = ("our score", "their score", "log-probability", "tokens")
+    return [(name, *(f"{apart[name][each]:.3f}" for each in columns)) for name in ("ours", "theirs")]
+
+
+def _quality(found: Figures) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for name, each in found.items():
+        tested = ("—", "—") if name == "ours" else (f"{each['against ours']:+.2f}", _p(each["p"]))
+        rows.append((name, f"{each['chrF++']:.2f}", *tested, f"{each['length']:.3f}"))
+    return rows
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _statistics(found: Figures) -> str:
+    runs, rankings = found["runs"], found["rankings"]
+    about = """`calibrate` on dev lines, those of each target spread over its sources: tokens of both stacks; cells of
+        counts that differ, of how many, and by how much at most; masks planned from both that are equal (50, 25, 18.75
+        and 12.5 % kept)."""
+    tokens = f"""Token by token over the text of `core`: in {rankings["ranked otherwise"]:,} of {rankings["tokens"]:,}
+        cases, a token in a sparse layer, the 64 experts have another order, in {rankings["chosen otherwise"]} the two
+        that are chosen. Where an expert goes before a likelier one, their probabilities differ by
+        {rankings["inversion"]:.1e} at most, and relatively by {rankings["relative inversion"]:.1e}. Probabilities of
+        ours and theirs differ by {rankings["probability"]:.1e} at most."""
+    summed = "Sums: the largest difference, and relative to the largest of its table."
+    counts = [
+        (
+            each["run"],
+            f"{each['tokens']:,}",
+            *(_different(each["fields"][name]) for name in COUNTS),
+            _others(each["fields"]),
+            f"{each['equal plans']} of {each['plans']}",
+        )
+        for each in runs
+    ]
+    core, every = ({each["run"]: each["fields"] for each in runs}[name] for name in ("core", "every group"))
+    sums = [
+        (name, *map(_small, (each["largest"], each["relative"], core[name]["relative"] if name in core else None)))
+        for name, each in every.items()
+        if each["dtype"].startswith("float")
+    ]
+    return (
+        "## Statistics\n\n"
+        + _wrapped(about)
+        + _table(("run", "tokens", *(f"`{name}`" for name in COUNTS), "other counts", "equal masks"), counts)
+        + "\n"
+        + _wrapped(tokens)
+        + f"{summed}\n\n"
+        + _table(("sum", "`every group`, largest", "relative", "`core`, relative"), sums)
+    )
+
+
+def _small(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}" if value else "0"
+
+
+def _different(each: Figures) -> str:
+    return f"{each['different']:,} of {each['cells']:,}" + (f", by {each['largest']:.0f}" if each["different"] else "")
+
+
+def _others(fields: Figures) -> str:
+    others = [each for name, each in fields.items() if not each["dtype"].startswith("float") and name not in COUNTS]
+    return f"{sum(each['different'] for each in others)} of {sum(each['cells'] for each in others):,}"
+
+
+def _scores(found: Sequence[Figures]) -> str:
+    about = """`evaluate` in 90 directions, greedy: hypotheses that are equal as text; mean chrF++; the largest
+        difference of a mean log-probability a token, and of a measure of fidelity to the full model in a direction."""
+    rows = [
+        (
+            each["configuration"],
+            f"{each['hypotheses']:,}",
+            f"{each['equal']:,}",
+            f"{each['chrF++']:.4f}, {each['their chrF++']:.4f}",
+            f"{each['log-probability']:.1e}",
+            f"{each['fidelity']:.1e}" if "fidelity" in each else "—",
+        )
+        for each in found
+    ]
+    header = ("configuration", "hypotheses", "equal", "chrF++, ours and theirs", "log-probability", "fidelity")
+    return "## Scores\n\n" + _wrapped(about) + _table(header, rows)
