@@ -1,4 +1,4 @@
-"""The study in one command: `python -m eval.fairseq2`, in an environment with fairseq2, half an hour on a core.
+"""The study in one command: `python -m eval.fairseq2`, in an environment with fairseq2, 20 minutes on a core.
 
 It writes `results.json` and `RESULTS.md` beside this file.
 """
