@@ -94,7 +94,7 @@ def _from_suite(options: argparse.Namespace) -> Job | None:
         statistics=options.statistics,
         masks=dict(_named(options.masks)),
     )
-    found = needs(wanted, given, dtype=options.dtype or "float32")
+    found = needs(wanted, given, dtype=options.dtype or "float32", load_facts=backend_of(options).load_facts)
     if options.needs and options.json:
         print(json.dumps(found.to_json(), sort_keys=True))
     else:

@@ -428,3 +428,13 @@ def test_a_card_for_evaluation_is_like_its_folder(evaluations, works, masks_file
     for direction in theirs.directions:
         for name in ("full", "few"):
             assert theirs.result(name, direction).hypotheses == ours.result(name, direction).hypotheses
+
+
+def test_a_suite_with_an_asset(works, tmp_path):
+    """What it needs is found out by the backend that runs it."""
+    told = works(
+        "evaluate", "nllb-prune-mini", "--suite", "mini-budgets", "--dense", "nllb-prune-mini-dense", "--needs",
+        "--backend", "fairseq2", "--text", embedded_text(),
+    )  # fmt: skip
+    assert "nllb-prune-mini, " in told
+    assert "nllb-prune-mini-dense, 11.79 MB (11787136 bytes) of weights in float32" in told

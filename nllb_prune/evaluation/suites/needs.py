@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from nllb_prune.model.loading import ModelFacts, load_facts
 from nllb_prune.model.source import EMBEDDED, embedded_text
 from nllb_prune.planning.memory import show_bytes, weight_bytes
 from nllb_prune.worklist import named
+
+LoadFacts = Callable[[str], ModelFacts]
+"""Model -> what results of it depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +83,23 @@ class Needs:
         )
 
 
-def needs(suite: Suite, given: GivenFiles, *, dtype: str = "float32") -> Needs:
+def needs(suite: Suite, given: GivenFiles, *, dtype: str = "float32", load_facts: LoadFacts = load_facts) -> Needs:
     """Find out what a suite needs; files are looked into, nothing is fetched from the Hub but text named by a Hub id.
 
     Args:
         suite: the suite; `dataclasses.replace` changes its sentences, beams and so on.
         given: what there is.
         dtype: of the weights, for their size.
+        load_facts: of the backend that is to run.
     """
-    model, facts = _model(suite, given, dtype=dtype)
+    model, facts = _model(suite, given, dtype=dtype, load_facts=load_facts)
     text, opened = _text(suite, given)
     items = [model, text]
     if suite.planned:
         items.append(statistics_need(suite, given, facts, opened))
     items += [_masks(suite, name, given, facts) for name, each in suite.configurations.items() if _is_given(each)]
     if suite.dense is not None:
-        items.append(_dense(suite, given, dtype=dtype))
+        items.append(_dense(suite, given, dtype=dtype, load_facts=load_facts))
     return Needs(suite, tuple(items), len(suite.pairs()), _sentences(suite, opened), _to_run(suite, given))
 
 
@@ -102,7 +107,7 @@ def _is_given(configuration: object) -> bool:
     return isinstance(configuration, Given)
 
 
-def _model(suite: Suite, given: GivenFiles, *, dtype: str) -> tuple[Need, ModelFacts | None]:
+def _model(suite: Suite, given: GivenFiles, *, dtype: str, load_facts: LoadFacts) -> tuple[Need, ModelFacts | None]:
     wanted, name = suite.model, given.model or suite.model.default
     kind = " ".join(filter(None, [wanted.family, f"of {wanted.experts:,} experts" if wanted.experts else ""]))
     if name is None:
@@ -192,7 +197,7 @@ def _masks(suite: Suite, name: str, given: GivenFiles, facts: ModelFacts | None)
     return Need(what, str(given.masks[name]), problem)
 
 
-def _dense(suite: Suite, given: GivenFiles, *, dtype: str) -> Need:
+def _dense(suite: Suite, given: GivenFiles, *, dtype: str, load_facts: LoadFacts) -> Need:
     assert suite.dense is not None
     name = given.dense or suite.dense.default
     if name is None:
