@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from nllb_prune.cli import main
 from nllb_prune.languages import language_set
 from nllb_prune.model.spec import Stack
 
@@ -46,3 +47,26 @@ def nllb_moe_stacks():
 @pytest.fixture(scope="session")
 def published_index():
     return make_published_index()
+
+
+@pytest.fixture
+def cli(capfd):
+    def call(*arguments):
+        capfd.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def works(cli):
+    def call(*arguments):
+        status, out, err = cli(*arguments)
+        assert status == 0, err
+        return out
+
+    return call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,8 +45,6 @@ def backend_of(options: argparse.Namespace) -> Backend:
     name = getattr(options, "backend", TRANSFORMERS)
     if name == FAIRSEQ2 and getattr(options, "stream", False):
         raise UsageError("`--stream` must be left out with `--backend fairseq2`, which has the model in memory.")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("FAIRSEQ2_NO_PROGRESS", "1")
     return named_backend(name)
 
 

@@ -79,7 +79,8 @@ def adopt(model: TransformerModel, card: AssetCard | str) -> Fairseq2Model:
         model: Of the family `nllb_moe` or `nllb`, as `fairseq2.models.load_model` gives it.
         card: By which it was loaded, or its name.
     """
-    return _adopted(model, asset_card(card) if isinstance(card, str) else card)
+    card = asset_card(card) if isinstance(card, str) else card
+    return _adopted(model, card, config_of_card(card))
 
 
 def load_facts(
@@ -125,7 +126,7 @@ def _from_card(
     if masks is None and direction is not None:
         raise UsageError(f"`direction` must come with masks where `{card.name}` is an asset card, but comes without.")
     dtype = resolved_dtype(dtype_of(dtype), on_cpu=True, stored=lambda: torch.float32)
-    model = _adopted(_load(card.name, config, checkpoint_of_card(card), dtype=dtype, device=device), card)
+    model = _adopted(_load(card.name, config, checkpoint_of_card(card), dtype=dtype, device=device), card, config)
     if masks is not None:
         masks.check_model(require_sparse(routing_of(model).spec, card.name))
     return model
@@ -145,8 +146,8 @@ def _load(
     return model
 
 
-def _adopted(model: TransformerModel, card: AssetCard) -> Fairseq2Model:
-    state, config = _state_of(model), config_of_card(card)
+def _adopted(model: TransformerModel, card: AssetCard, config: NllbMoeConfig) -> Fairseq2Model:
+    state = _state_of(model)
     spec = state.spec
     if not spec.stacks:  # of a sparse model, its layers have taken it as they were filled
         spec = dataclasses.replace(spec, fingerprint=Fingerprint.of((), ()))

@@ -40,8 +40,6 @@ class Names:
     """Names of the embedding in transformers: any of them will do."""
     single: dict[str, str]
     """Name in fairseq2 -> name in transformers, of what is one tensor in both."""
-    routers: tuple[str, ...]
-    """Those of `single`, by fairseq2's name, that are held in float32."""
     stacked: dict[str, StackedExperts]
     """Name in fairseq2 -> those of the experts."""
 
@@ -66,7 +64,6 @@ def names_of(config: NllbMoeConfig, family: Family) -> Names:
         )
     single: dict[str, str] = {}
     stacked: dict[str, StackedExperts] = {}
-    routers: list[str] = []
     for stack in ("encoder", "decoder"):
         single |= {f"{stack}.layer_norm.{part}": f"model.{stack}.layer_norm.{part}" for part in _PARTS}
         sparse: list[int] = getattr(config, f"{stack}_sparse_layers")
@@ -78,13 +75,11 @@ def names_of(config: NllbMoeConfig, family: Family) -> Names:
                 if not config.router_bias:
                     del found[f"{ours}.router_bias"]
                 single |= found
-                routers += found
                 stacked |= dict(_experts(config, family, stack, sparse.index(layer), path=path, ours=ours))
     return Names(
         family=family,
         embedding=family.tied(_Tied())[0],
         single=single,
-        routers=tuple(routers),
         stacked=stacked,
     )
 

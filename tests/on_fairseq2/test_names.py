@@ -81,7 +81,7 @@ def of_transformers(kind, **fields):
     ids=lambda value: str(value),
 )
 def test_they_are_those_of_the_model_and_of_its_checkpoint(folder, family, settings, exports):
-    from nllb_prune.on_fairseq2.factory import create_nllb_moe_model
+    from nllb_prune.on_fairseq2.factory import create_nllb_moe_model, sparse_path
 
     folder = model_folder(folder) if settings is None else exports(**settings)
     names, config = names_of_folder(folder, family)
@@ -91,7 +91,8 @@ def test_they_are_those_of_the_model_and_of_its_checkpoint(folder, family, setti
     assert ours == {name for name, _ in model.named_parameters()}
     assert in_transformers(names) == stored(folder) - set(EMBEDDINGS)
     assert names.embedding == EMBEDDINGS
-    assert {name for name in ours if name.endswith(("router_weight", "router_bias"))} == set(names.routers)
+    routers = {f"{sparse_path(each.name, layer)}.router_weight" for each in config.stacks for layer in each.layers}
+    assert {name for name in ours if name.endswith(("router_weight", "router_bias"))} == routers
     for ours, each in names.stacked.items():
         assert len(each.slots) == len(model.get_parameter(ours))
         assert not set(each.slots) & set(each.others)

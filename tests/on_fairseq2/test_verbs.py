@@ -12,7 +12,6 @@ import pytest
 
 from nllb_prune.calibration.fields import GROUPS, fields_of
 from nllb_prune.calibration.statistics import ExpertStatistics
-from nllb_prune.cli import main
 from nllb_prune.evaluation.evaluation import Evaluation
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.source import embedded_masks, embedded_text
@@ -32,29 +31,6 @@ TEXT = "wake me up at nine"
 RANKS_THAT_DIFFER, RANKS = 0.02, 1e-3
 """Share of cells, and of their largest sum of ranks: experts change places only where they tie (see test_model)."""
 RELATIVE = 1e-5
-
-
-@pytest.fixture
-def cli(capfd):
-    def call(*arguments):
-        capfd.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capfd.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def works(cli):
-    def call(*arguments):
-        status, out, err = cli(*arguments)
-        assert status == 0, err
-        return out
-
-    return call
 
 
 @pytest.fixture
