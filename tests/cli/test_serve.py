@@ -43,6 +43,9 @@ class Started:
         content = {"q": q, "source": source, "target": target, **named}
         return httpx.post(self.url + "/translate", json=content, timeout=60)
 
+    def replica(self):
+        return httpx.get(self.url + "/v1/residency").json()["replicas"][0]
+
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         status = self.process.wait(30)
@@ -91,13 +94,16 @@ def test_a_server_from_start_to_end(masks):
         assert after == MaskSet.load(masks).signature != before
         masks.write_text(embedded_masks().read_text())
 
+        content = ["set an alarm for nine"] * 20
+        sentences = server.replica()["sentences"] + 8 * len(content)
         with ThreadPoolExecutor(8) as clients:
-            answers = [clients.submit(server.translate, ["set an alarm for nine"] * 15) for _ in range(8)]
-            wait_until(lambda: httpx.get(server.url + "/v1/residency").json()["replicas"][0]["waiting"] > 0)
+            answers = [clients.submit(server.translate, content, alternatives=3) for _ in range(8)]
+            # All are in: a connection without a request yet is closed when the server ends.
+            wait_until(lambda: server.replica()["sentences"] == sentences)
             assert server.end() == 0
             found = [answer.result() for answer in answers]
     assert [answer.status_code for answer in found] == [200] * 8
-    assert all(len(answer.json()["translatedText"]) == 15 for answer in found)
+    assert all(len(answer.json()["translatedText"]) == len(content) for answer in found)
     lines = [json.loads(line) for line in server.lines]
     assert {"listening", "ready", "request"} <= {line["event"] for line in lines}
     assert "wake me up" not in "".join(server.lines)
