@@ -16,7 +16,7 @@ from fairseq2.generation.beam_search import BeamSearchSeq2SeqGenerator
 from fairseq2.generation.text import TextTranslator
 from fairseq2.models import load_model as load_their_model
 
-from eval.fairseq2.common import DIRECTIONS, TEST, forced, sentences_of, texts_by_direction, timed
+from eval.fairseq2.common import ASSET, DIRECTIONS, TEST, forced, sentences_of, texts_by_direction, timed
 from nllb_prune.evaluation.scores.metrics import score
 from nllb_prune.evaluation.significance.randomisation import paired_randomisation_over_directions
 from nllb_prune.generation.decode import decode
@@ -30,7 +30,6 @@ from nllb_prune.on_fairseq2 import loading
 from nllb_prune.on_fairseq2.vocabulary import ids_for_transformers
 
 BEAMS = 4
-ASSET = "nllb-prune-mini"
 Found = Mapping[Any, list[Hypothesis]]
 """By source, target and number of the line."""
 

@@ -22,6 +22,7 @@ from nllb_prune.model.source import embedded_text
 from nllb_prune.model.teacher_forcing import forced_batch, forced_states
 from nllb_prune.tokenization import encode, language_id
 
+ASSET = "nllb-prune-mini"
 END = 2
 NEAR = 1e-4
 """Difference of log-probabilities below which rounding in float32 may decide."""

@@ -18,13 +18,7 @@ from fairseq2.models.transformer import (
     create_default_sdpa,
 )
 from fairseq2.models.transformer.attention_bias import AttentionBias
-from fairseq2.nn import (
-    SinusoidalPositionEncoder,
-    StandardEmbedding,
-    StandardLayerNorm,
-    TiedProjection,
-    init_scaled_embedding,
-)
+from fairseq2.nn import StandardEmbedding, StandardLayerNorm, TiedProjection, init_scaled_embedding
 from torch import nn
 
 from nllb_prune.errors import UsageError
@@ -33,6 +27,7 @@ from nllb_prune.model.quantised_bank import Bank, QuantisedExpertBank
 from nllb_prune.model.routing import ModelRouting, StackRouting, attach_routing
 from nllb_prune.model.sparse_ffn import SparseFfn
 from nllb_prune.on_fairseq2.config import NllbMoeConfig
+from nllb_prune.on_fairseq2.positions import FairseqPositionEncoder
 from nllb_prune.on_fairseq2.sparse import RouterNorms, SparseFeedForwardNetwork, follow_layouts
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -66,7 +61,7 @@ class NllbMoeFactory:
         """Make the model."""
         config = self._config
         embed = StandardEmbedding(config.vocab_size, config.model_dim, config.pad_idx, init_fn=init_scaled_embedding)
-        positions = SinusoidalPositionEncoder(config.model_dim, config.max_seq_len, _legacy_pad_idx=1)
+        positions = FairseqPositionEncoder(config.model_dim, config.max_seq_len)
         frontend = TransformerEmbeddingFrontend(
             config.model_dim, embed, positions, no_scale=not config.scale_embedding, dropout_p=config.dropout_p
         )

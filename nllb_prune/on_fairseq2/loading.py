@@ -26,6 +26,7 @@ from nllb_prune.model.pruned import ExpertPruning
 from nllb_prune.model.routing import ModelRouting, attach_routing, is_routed, routing_of
 from nllb_prune.model.source import model_name
 from nllb_prune.model.spec import Fingerprint, ModelSpec
+from nllb_prune.on_fairseq2.attention import eager_attention
 from nllb_prune.on_fairseq2.card import model_card
 from nllb_prune.on_fairseq2.card_reading import asset_card, card_errors, checkpoint_of_card, config_of_card, is_card
 from nllb_prune.on_fairseq2.config import NllbMoeConfig, config_of
@@ -135,8 +136,11 @@ def _from_card(
 def _load(
     name: str, config: NllbMoeConfig, checkpoint: Path, *, dtype: torch.dtype, device: Placement
 ) -> TransformerModel:
-    """Let fairseq2 load a model, by a card of our family whatever it comes from: so it is read by our own reader."""
-    with card_errors(name):
+    """Let fairseq2 load a model, by a card of our family whatever it comes from: so it is read by our own reader.
+
+    Its attention is computed as in models of transformers, so that what routers decide is the same to the last bit.
+    """
+    with card_errors(name), eager_attention():
         model = fairseq2_load_model(
             AssetCard(name, model_card(name, config, checkpoint)), dtype=dtype, device=device.of("")
         )

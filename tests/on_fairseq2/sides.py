@@ -69,7 +69,7 @@ def fairseq2_states(model, pairs):
 
 
 def assert_same(model, reference, pairs):
-    """Hold a model of fairseq2 against one of transformers.
+    """Hold a model of fairseq2, with its fused attention, against one of transformers.
 
     Float32 rounds both sides alike: of `mini` each is 7e-6 from the logits, up to 14, that fairseq2 has in float64.
     """
@@ -79,6 +79,12 @@ def assert_same(model, reference, pairs):
     )
     torch.testing.assert_close(memory, their_memory, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits, their_logits, rtol=1e-5, atol=1e-5)
+
+
+def assert_equal(model, reference, pairs):
+    """Hold a model of fairseq2, with the attention that the verbs give it, against one of transformers: bit by bit."""
+    for ours, theirs in zip(fairseq2_states(model, pairs), transformers_states(reference, pairs), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def load_by_card(folder_or_name, *, dtype=torch.float32, **card):

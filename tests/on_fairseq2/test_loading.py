@@ -14,7 +14,7 @@ from nllb_prune.model.describe import load_spec
 from nllb_prune.model.routing import routing_of
 from nllb_prune.on_fairseq2.card import card_of, card_text
 from tests.on_fairseq2.dense import save_dense_cards
-from tests.on_fairseq2.sides import CPU, assert_same, lines
+from tests.on_fairseq2.sides import CPU, assert_equal, assert_same, lines
 
 pytestmark = pytest.mark.fairseq2
 
@@ -63,7 +63,7 @@ def test_by_the_name_of_an_asset(loading, pairs, mini):
     model = loading.load_model("nllb-prune-mini")
     assert facts(model)[1:] == facts(mini)[1:]
     assert routing_of(model).name == "nllb-prune-mini"
-    assert_same(model.inner, mini, pairs)
+    assert_equal(model.inner, mini, pairs)
 
 
 def test_by_a_card_in_a_file(loading, pairs, mini, tmp_path):
@@ -72,7 +72,7 @@ def test_by_a_card_in_a_file(loading, pairs, mini, tmp_path):
     for given in (path, str(path)):
         model = loading.load_model(given)
         assert facts(model)[1:] == facts(mini)[1:]
-    assert_same(model.inner, mini, pairs)
+    assert_equal(model.inner, mini, pairs)
 
 
 def test_within_masks_only_the_kept_experts_are_held(loading, masks, pairs):
@@ -82,7 +82,7 @@ def test_within_masks_only_the_kept_experts_are_held(loading, masks, pairs):
     assert routing_of(model).resident == masks.direction(*PAIR)
     sizes = [sum(each.numel() for each in side.parameters()) for side in (ours, model)]
     assert sizes[0] == sizes[1]
-    assert_same(model.inner, ours, pairs)
+    assert_equal(model.inner, ours, pairs)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_exports(loading, exports, pairs, directions, settings):
     assert facts(model) == facts(ours)
     assert loading.load_spec(folder) == load_spec(folder)
     assert loading.in_parts(folder) == settings.get("parts", False)
-    assert_same(model.inner, ours, pairs)
+    assert_equal(model.inner, ours, pairs)
 
 
 def test_an_export_by_its_card(loading, exports, tmp_path):
@@ -123,7 +123,7 @@ def test_of_parts_only_those_of_the_direction_are_read(loading, exports, tmp_pat
     model = loading.load_model(folder, direction=PAIR)
     ours = on_transformers.load_model(folder, direction=PAIR)
     assert facts(model) == facts(ours)
-    assert_same(model.inner, ours, pairs)
+    assert_equal(model.inner, ours, pairs)
     with pytest.raises(UsageError):
         loading.load_model(folder)
 
@@ -150,7 +150,7 @@ def test_dense_models_of_their_own_family(layout, loading, dense_cards, mini_den
     model = loading.load_model(path)
     assert facts(model)[2:] == facts(mini_dense)[2:]
     assert routing_of(model).name == f"dense-{layout}"
-    assert_same(model.inner, mini_dense, pairs)
+    assert_equal(model.inner, mini_dense, pairs)
     assert output(model, load_tokenizer(path)) == output(mini_dense, tokenizer)
     with pytest.raises(UsageError, match=f"`dense-{layout}` is a dense model .*nothing to prune"):
         loading.load_spec(path)

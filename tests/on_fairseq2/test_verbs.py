@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nllb_prune.calibration.fields import GROUPS, fields_of
+from nllb_prune.calibration.fields import GROUPS
 from nllb_prune.calibration.statistics import ExpertStatistics
 from nllb_prune.evaluation.evaluation import Evaluation
 from nllb_prune.masks import MaskSet
@@ -27,10 +28,6 @@ THEIRS = ("--backend", "fairseq2")
 PAIR = ("--source", "eng_Latn", "--target", "deu_Latn")
 DIRECTIONS = "eng_Latn-deu_Latn,hin_Deva-eng_Latn,tur_Latn-zho_Hans"
 TEXT = "wake me up at nine"
-
-RANKS_THAT_DIFFER, RANKS = 0.02, 1e-3
-"""Share of cells, and of their largest sum of ranks: experts change places only where they tie (see test_model)."""
-RELATIVE = 1e-5
 
 
 @pytest.fixture
@@ -61,26 +58,20 @@ def masks_file(masks, tmp_path_factory):
 
 
 def assert_same_statistics(ours, theirs):
-    """Counts are equal; ranks but where experts tie; sums within rounding."""
+    """To the last bit; gradients, which meet in another order, within rounding."""
     assert theirs.spec == ours.spec
     assert (theirs.items, theirs.granularity, theirs.collect) == (ours.items, ours.granularity, ours.collect)
-    assert theirs.tables.keys() == ours.tables.keys()
     assert theirs.signature == {**ours.signature, "backend": BACKEND}
-    fields, ranks = fields_of(ours.collect), []
-    tables = [(ours.tables[place], theirs.tables[place]) for place in ours.tables]
-    for name, field in fields.items():
-        for our, their in [*tables, *((ours.weights[stack], theirs.weights[stack]) for stack in ours.weights)]:
-            if name not in our:
-                continue
-            expected, found = our[name], their[name]
-            if name == "rank":
-                ranks.append((found != expected).mean())
-                assert np.abs(found - expected).max() <= RANKS * expected.max()
-            elif field.dtype in ("int64", "uint8"):
-                assert np.array_equal(found, expected), name
-            else:
-                assert np.abs(found - expected).max() <= RELATIVE * np.abs(expected).max(), name
-    assert max(ranks) <= RANKS_THAT_DIFFER
+    for one, two in ((ours.tables, theirs.tables), (ours.weights, theirs.weights)):
+        assert two.keys() == one.keys()
+        for place, table in one.items():
+            assert two[place].keys() == table.keys()
+            for name, expected in table.items():
+                found = two[place][name]
+                if name.startswith("gradient"):
+                    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max(), (place, name)
+                else:
+                    assert np.array_equal(found, expected), (place, name)
 
 
 def plan_of(statistics, output, works):
@@ -195,7 +186,11 @@ def test_results_are_the_same(evaluations):
 
 
 def test_the_tables_are_the_same(evaluations):
-    ours, theirs = ((evaluations / f"{backend}.txt").read_text() for backend in ("transformers", "fairseq2"))
+    """But for the last digits of the threshold that is a percentile of the full model's mean log-probabilities."""
+    ours, theirs = (
+        re.sub(r"(t:\d+\.\d{3})\d*", r"\1", (evaluations / f"{backend}.txt").read_text())
+        for backend in ("transformers", "fairseq2")
+    )
     assert theirs == ours
 
 

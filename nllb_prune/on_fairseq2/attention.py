@@ -1,0 +1,67 @@
+"""Attention in single steps, as models of transformers compute it here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from fairseq2.models.transformer import (
+    SDPA,
+    AttentionBias,
+    AttentionBiasCache,
+    get_default_sdpa_factory,
+    maybe_get_attention_bias_tensor,
+    naive_scaled_dot_product_attention,
+    set_default_sdpa_factory,
+)
+from fairseq2.nn import BatchLayout
+from torch import Tensor
+
+
+class EagerSDPA(SDPA):
+    """Represents scaled dot-product attention whose outputs are transformers' to the bit, on the same torch.
+
+    fairseq2's `NaiveSDPA` takes the same steps, but where a target is padded and its source is not, padding sees
+    nothing, so its weights are not numbers, and with them in the next layer all that its sentence computes.
+    """
+
+    def __init__(self, bias: AttentionBias, *, dropout_p: float = 0.0, scale: float | None = None) -> None:
+        """Compute with a bias; the other arguments are those of fairseq2's own."""
+        super().__init__()
+        self.bias, self.dropout_p, self.scale = bias, dropout_p, scale
+
+    def forward(
+        self,
+        q: Tensor,
+        q_layout: BatchLayout,
+        k: Tensor,
+        k_layout: BatchLayout,
+        v: Tensor,
+        bias_cache: AttentionBiasCache,
+        *,
+        needs_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return mixed values ``(N, S, H, V)``, or packed ``(S, H, V)``, and weights if they are needed."""
+        bias = maybe_get_attention_bias_tensor(self.bias, q, q_layout, k_layout, bias_cache)
+        mixed, weights = naive_scaled_dot_product_attention(
+            q.transpose(-2, -3),
+            k.transpose(-2, -3),
+            v.transpose(-2, -3),
+            None if bias is None else bias.clamp(min=torch.finfo(bias.dtype).min),
+            dropout_p=self.dropout_p if self.training else 0.0,
+            scale=self.scale,
+            needs_weights=needs_weights,
+        )
+        return mixed.transpose(-2, -3), weights
+
+
+@contextmanager
+def eager_attention() -> Iterator[None]:
+    """Give the models that are made meanwhile this attention, and not the one that fairseq2 is set to."""
+    before = get_default_sdpa_factory()
+    set_default_sdpa_factory(EagerSDPA)
+    try:
+        yield
+    finally:
+        set_default_sdpa_factory(before)
