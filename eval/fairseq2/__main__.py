@@ -13,11 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval.fairseq2 import beams, greedy, scores, statistics, tables
+from eval.fairseq2 import beams, greedy, scores, states, statistics, tables
 
 HERE = Path(__file__).parent
 PACKAGES = ("fairseq2", "torch", "transformers")
 PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
+    "states": lambda work, options: states.study(work, sentences=options.sentences),
     "greedy": lambda work, options: greedy.study(work, sentences=options.sentences),
     "beams": lambda _, options: beams.study(sentences=options.searched),
     "statistics": lambda work, options: statistics.study(work, lines=options.lines),
@@ -29,7 +30,7 @@ def main() -> None:
     """Run the parts asked for; the figures of others stay as they are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--sentences", type=int, default=20, help="greedy, of each of 90 directions (default: 20)")
+    parser.add_argument("--sentences", type=int, default=20, help="of each of 90 directions (default: 20)")
     parser.add_argument("--searched", type=int, default=100, help="with beams, of each direction (default: 100)")
     parser.add_argument("--lines", type=int, help="of the dev text, to calibrate on (default: all)")
     parser.add_argument("--output", type=Path, default=HERE)

@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.fairseq2.common import DIRECTIONS, END, NEAR, TEST, forced, sentences_of, timed
-from eval.fairseq2.statistics import calibrated
-from nllb_prune.exporting.export import export
-from nllb_prune.exporting.settings import ExportSettings
+from eval.fairseq2.common import END, NEAR, forced, sentences_of, timed
+from eval.fairseq2.models import Compared, compared_models
 from nllb_prune.generation.decode import decode
 from nllb_prune.generation.loop import Sentence
 from nllb_prune.generation.search import Hypothesis, SearchSettings
-from nllb_prune.languages import Direction
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.blocks import blocks_of
 from nllb_prune.model.loading import load_model
-from nllb_prune.model.source import embedded_masks, load_tokenizer
+from nllb_prune.model.source import load_tokenizer
 from nllb_prune.on_fairseq2 import loading
-from nllb_prune.planning.plan import plan
-
-ONE: tuple[Direction, ...] = (("eng_Latn", "deu_Latn"),)
 
 
 def study(work: Path, *, sentences: int) -> list[dict[str, Any]]:
     """Compare each model's translations, so many of each direction."""
-    masks = MaskSet.load(embedded_masks())
-    counted = calibrated(load_model("mini"), work / "statistics", sentences=200)
-    union = plan(counted, kept=0.25, granularity="union", budget_for="union", languages=TEST.languages)
-    few = {
-        "union of ten languages, 25 %": _exported(work / "union", union, DIRECTIONS),
-        "English into German": _exported(work / "one", masks, ONE),
-        "English into German, int8": _exported(work / "int8", masks, ONE, experts="int8"),
+    return [_compared(each, sentences) for each in compared_models(work)]
+
+
+def _compared(compared: Compared, count: int) -> dict[str, Any]:
+    ours, theirs, masks = load_model(compared.model), loading.load_model(compared.model), compared.masks
+    sentences = sentences_of(load_tokenizer(compared.model), compared.directions, compared.count(count), masks)
+    told: dict[str, Any] = {
+        "model": compared.name,
+        "directions": len(compared.directions),
+        "sentences": len(sentences),
     }
-    found = [_compared("mini", "mini", DIRECTIONS, sentences)]
-    found += [_compared("mini-dense", "mini-dense", DIRECTIONS, sentences)]
-    found += [_compared("mini within its masks, 25 %", "mini", DIRECTIONS, sentences, masks=masks)]
-    for name, folder in few.items():
-        directions = DIRECTIONS if folder.name == "union" else ONE
-        found += [_compared(name, folder, directions, sentences if len(directions) > 1 else 10 * sentences)]
-    return found
-
-
-def _exported(folder: Path, masks: MaskSet, directions: Sequence[Direction], **settings: Any) -> Path:
-    export("mini", folder, masks=masks, directions=list(directions), settings=ExportSettings(**settings))
-    return folder
-
-
-def _compared(
-    name: str, model: str | Path, directions: Sequence[Direction], count: int, masks: MaskSet | None = None
-) -> dict[str, Any]:
-    ours, theirs = load_model(model), loading.load_model(model)
-    sentences = sentences_of(load_tokenizer(model), directions, count, masks)
-    told: dict[str, Any] = {"model": name, "directions": len(directions), "sentences": len(sentences)}
     with timed(told, "seconds"):
         found = decode(ours, blocks_of(ours), sentences, SearchSettings())
     with timed(told, "their seconds"):

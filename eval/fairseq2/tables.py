@@ -19,7 +19,7 @@ def results(found: Figures) -> str:
     about = f"""Made by `python -m eval.fairseq2` ({versions}; float32, on a CPU); what they mean is in
         [README.md](README.md). Ours is what `nllb_prune.load_model` gives, theirs the same weights as fairseq2 loads
         them."""
-    written = {"greedy": _greedy, "beams": _beams, "statistics": _statistics, "scores": _scores}
+    written = {"states": _states, "greedy": _greedy, "beams": _beams, "statistics": _statistics, "scores": _scores}
     parts = [write(found[name]) for name, write in written.items() if name in found]
     return "\n".join(
         ["# fairseq2's models against transformers': all figures\n", _wrapped(about).rstrip() + "\n", *parts]
@@ -34,6 +34,39 @@ def _wrapped(note: str) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def _states(found: Sequence[Figures]) -> str:
+    about = """Output of encoders and logits on test sentences and their translations, without padding: how many
+        numbers, and the largest difference; of how many it is beyond 1e-5. The verbs' attention takes the steps of
+        transformers; the fused one is that of fairseq2's own `load_model`."""
+    rows = [
+        (
+            each["model"],
+            each["directions"],
+            *(f"{each['numbers'][what]:,}" for what in ("memory", "logits")),
+            *(_apart(each["attention"]["the verbs'"][what]) for what in ("memory", "logits")),
+            *(_apart(each["attention"]["fused"][what]) for what in ("memory", "logits")),
+            each["attention"]["fused"]["beyond"],
+        )
+        for each in found
+    ]
+    header = (
+        "model",
+        "directions",
+        "states",
+        "logits",
+        "states, the verbs'",
+        "logits, the verbs'",
+        "states, fused",
+        "logits, fused",
+        "beyond, fused",
+    )
+    return "## States\n\n" + _wrapped(about) + _table(header, rows)
+
+
+def _apart(value: float) -> str:
+    return f"{value:.2e}" if value else "0"
 
 
 def _greedy(found: Sequence[Figures]) -> str:
