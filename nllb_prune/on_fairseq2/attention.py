@@ -12,18 +12,19 @@ from fairseq2.models.transformer import (
     AttentionBiasCache,
     get_default_sdpa_factory,
     maybe_get_attention_bias_tensor,
-    naive_scaled_dot_product_attention,
     set_default_sdpa_factory,
 )
 from fairseq2.nn import BatchLayout
 from torch import Tensor
+from torch.nn import functional
 
 
 class EagerSDPA(SDPA):
     """Represents scaled dot-product attention whose outputs are transformers' to the bit, on the same torch.
 
-    fairseq2's `NaiveSDPA` takes the same steps, but where a target is padded and its source is not, padding sees
-    nothing, so its weights are not numbers, and with them in the next layer all that its sentence computes.
+    fairseq2's `NaiveSDPA` takes the same steps, but for a softmax in float32 whatever the dtype. And where a target is
+    padded and its source is not, padding sees nothing there: its weights are not numbers, and in the next layer nothing
+    of its sentence is.
     """
 
     def __init__(self, bias: AttentionBias, *, dropout_p: float = 0.0, scale: float | None = None) -> None:
@@ -43,17 +44,14 @@ class EagerSDPA(SDPA):
         needs_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Return mixed values ``(N, S, H, V)``, or packed ``(S, H, V)``, and weights if they are needed."""
+        q, k, v = (each.transpose(-2, -3) for each in (q, k, v))  # heads before positions
+        weights = torch.matmul(q, k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
         bias = maybe_get_attention_bias_tensor(self.bias, q, q_layout, k_layout, bias_cache)
-        mixed, weights = naive_scaled_dot_product_attention(
-            q.transpose(-2, -3),
-            k.transpose(-2, -3),
-            v.transpose(-2, -3),
-            None if bias is None else bias.clamp(min=torch.finfo(bias.dtype).min),
-            dropout_p=self.dropout_p if self.training else 0.0,
-            scale=self.scale,
-            needs_weights=needs_weights,
-        )
-        return mixed.transpose(-2, -3), weights
+        if bias is not None:
+            weights = weights + bias.clamp(min=torch.finfo(bias.dtype).min)
+        weights = functional.softmax(weights, dim=-1)
+        weights = functional.dropout(weights, self.dropout_p, training=self.training)
+        return torch.matmul(weights, v).transpose(-2, -3), weights if needs_weights else None
 
 
 @contextmanager

@@ -16,7 +16,8 @@ class FairseqPositionEncoder(PositionEncoder):
     """Adds what fairseq adds to embeddings, to the bit.
 
     fairseq2's `SinusoidalPositionEncoder` divides in another order when it makes frequencies. Its angles differ by the
-    rounding of that times the position, 2e-6 at the twentieth: enough for a router's near-ties to fall otherwise.
+    rounding of that times the position, 2e-6 at the twentieth: enough for a router's near-ties to fall otherwise. In
+    bfloat16 it rounds the sum alone, where fairseq and transformers round the table too.
     """
 
     def __init__(self, encoding_dim: int, max_seq_len: int) -> None:
@@ -54,7 +55,7 @@ class FairseqPositionEncoder(PositionEncoder):
         if longest > self.max_seq_len:
             raise ValueError(f"`seqs` must have {self.max_seq_len} positions at most, but have {longest} instead.")
         rows = seqs_layout.position_indices + 1  # -1 is padding
-        return (seqs.float() + self.table[rows + step]).type_as(seqs)
+        return seqs + self.table[rows + step].type_as(seqs)
 
 
 def _counted(count: int) -> Tensor:

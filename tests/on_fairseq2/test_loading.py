@@ -142,6 +142,14 @@ def test_dtypes(name, dtype, loading):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["mini", "mini-dense", "export", "int8"])
+def test_bfloat16_is_the_same_to_the_bit(name, loading, exports, pairs):
+    folders = {"export": {}, "int8": {"experts": "int8"}}
+    model = exports([PAIR], **folders[name]) if name in folders else name
+    there, here = (side.load_model(model, dtype="bfloat16") for side in (loading, on_transformers))
+    assert_equal(there.inner, here, pairs)
+
+
 @pytest.mark.parametrize("layout", ["fairseq", "fairseq2"])
 def test_dense_models_of_their_own_family(layout, loading, dense_cards, mini_dense, tokenizer, pairs):
     from nllb_prune.on_fairseq2.card_tokenizer import load_tokenizer
