@@ -195,7 +195,7 @@ def _scores(found: Sequence[Figures]) -> str:
             f"{each['equal']:,}",
             f"{each['chrF++']:.4f}, {each['their chrF++']:.4f}",
             f"{each['log-probability']:.1e}",
-            f"{each['fidelity']:.1e}" if "fidelity" in each else "—",
+            _apart(each["fidelity"]) if "fidelity" in each else "—",
         )
         for each in found
     ]
