@@ -19,6 +19,7 @@ from nllb_prune.cli import main
 from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_spec
 from nllb_prune.model.source import embedded_text
+from tests.killed import run_killed
 
 ROOT = Path(__file__).parent.parent.parent
 DIRECTIONS = [f"{a}-{b}" for a in ("deu", "eng", "tur") for b in ("deu", "eng", "tur") if a != b]
@@ -68,36 +69,16 @@ def program(*arguments, module="nllb_prune", **options):
 # killed
 
 
-def wait_for(process, condition):
-    until = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.001)
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 def test_killed_again_and_again(undisturbed, tmp_path):
     """Killed while it loads, after one direction and after some; the same command ends with the bytes of one run."""
     output, work = tmp_path / "s.safetensors", tmp_path / "s.work"
     command = (*ARGUMENTS, "--output", output)
-    process = program(*command)
-    time.sleep(1)  # within the imports, or while the model is loaded
-    kill(process)
+    run_killed("open", "generation_config.json", 0, *command)
     assert files(tmp_path) == []
-    seen = []
-    for wanted in (1, 4):
-        process = program(*command)
-        wait_for(process, lambda wanted=wanted: len(list(work.glob("*.bin"))) >= wanted)
-        kill(process)
-        seen.append(len(list(work.glob("*.bin"))))
+    for more, finished in ((1, 1), (3, 4)):
+        run_killed("os.rename", ".bin", more, *command)
+        assert len(list(work.glob("*.bin"))) == finished
         assert not output.exists()
-    assert 1 <= seen[0] <= seen[1] < len(DIRECTIONS)
     (work / ".tur_Latn-deu_Latn.bin.99.tmp").write_bytes(b"half of a")
     made = {path.name: path.stat().st_mtime_ns for path in work.glob("*.bin")}
     assert main(list(map(str, command))) == 0
@@ -143,9 +124,9 @@ def test_torchrun_makes_the_same_file(undisturbed, tmp_path):
     output = tmp_path / "s.safetensors"
     (tmp_path / "s.work").mkdir()
     shutil.copy(ROOT / "README.md", tmp_path / "s.work" / "deu_Latn-eng_Latn.bin")  # made again, as is asked for
-    command = ("--nproc-per-node", 2, "-m", "nllb_prune", *ARGUMENTS, "--output", output, "--restart")
+    command = ("--standalone", "--nproc-per-node", 2, "-m", "nllb_prune", *ARGUMENTS, "--output", output, "--restart")
     process = program(*command, module="torch.distributed.run")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.count("\n") == 1  # one of them says what was made
     assert output.read_bytes() == undisturbed
@@ -466,16 +447,12 @@ def test_a_streamed_run_is_near_one_in_memory(streamed, tmp_path):
 def test_a_streamed_run_that_is_killed_at_several_layers(streamed, tmp_path):
     output, work = tmp_path / "s.safetensors", tmp_path / "s.work"
     state, seen = work / "streamed-1-of-1.state", []
-    for _ in range(2):
-        process = program(*STREAMED, "--output", output)
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        wait_for(process, lambda before=before: state.exists() and state.stat().st_mtime_ns > before)
-        kill(process)
+    for more in (2, 3, 4):
+        run_killed("os.rename", ".state", more, *STREAMED, "--output", output)
         header = json.loads(state.open("rb").readline())
         seen.append((header["chunk"], header["steps"]))
         assert not output.exists()
-    assert len(set(seen)) > 1, seen
-    assert seen == sorted(seen)
+    assert seen == [(0, 2), (0, 5), (1, 3)]  # of 6 steps
     assert main([*STREAMED, "--output", str(output)]) == 0
     assert output.read_bytes() == streamed
     assert files(work) == sorted(f"{a}_Latn-{b}_Latn.bin" for a, b in (each.split("-") for each in DIRECTIONS))

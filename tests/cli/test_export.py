@@ -1,18 +1,16 @@
 """`export` and `inspect --verify` through the command line; whatever is wrong is one line."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from nllb_prune import load_spec
 from nllb_prune.cli import main
 from nllb_prune.masks import MaskSet
+from tests.killed import run_killed
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +159,7 @@ def test_a_killed_export_continues_to_the_same_bytes(masks, tmp_path):
 
     assert subprocess.run(command("whole"), check=False).returncode == 0
     partial = tmp_path / "killed.partial"
-    running = subprocess.Popen(command("killed"))
-    while running.poll() is None and not list(partial.glob("shards/*.safetensors")):
-        time.sleep(0.002)
-    os.kill(running.pid, signal.SIGKILL) if running.poll() is None else None
-    running.wait()
-    assert running.returncode == -signal.SIGKILL
+    run_killed("os.rename", ".safetensors", 5, *command("killed")[3:])
     assert not (tmp_path / "killed").exists()
     before = {path.name: path.stat().st_mtime_ns for path in partial.glob("shards/*.safetensors")}
     assert before
@@ -175,6 +168,8 @@ def test_a_killed_export_continues_to_the_same_bytes(masks, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "killed").iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()
     }
+    kept = {path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.safetensors")}
+    assert kept & set(before.values())  # those are not written again
 
 
 @pytest.mark.parametrize("name", [None, "masks"])

@@ -29,14 +29,15 @@ class Started:
         self.lines = []
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
         self.reader.start()
-        wait_until(lambda: self.said("listening"), seconds=60)
+        wait_until(lambda: self.said("listening") or self.process.poll() is not None, seconds=300)
+        assert self.said("listening"), self.lines
         self.url = re.search(r"http://\S+", self.said("listening"))[0].rstrip('",}')
 
     def said(self, word):
         return next((line for line in self.lines if word in line), None)
 
     def ready(self):
-        wait_until(lambda: httpx.get(self.url + "/ready").status_code == 200, seconds=60)
+        wait_until(lambda: self.get("/ready").status_code == 200, seconds=300)
         return self
 
     def translate(self, q="wake me up at nine", source="en", target="de", **named):
@@ -44,11 +45,14 @@ class Started:
         return httpx.post(self.url + "/translate", json=content, timeout=60)
 
     def replica(self):
-        return httpx.get(self.url + "/v1/residency").json()["replicas"][0]
+        return self.get("/v1/residency").json()["replicas"][0]
+
+    def get(self, path):
+        return httpx.get(self.url + path, timeout=60)
 
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        status = self.process.wait(30)
+        status = self.process.wait(90)
         self.reader.join()
         return status
 
@@ -71,12 +75,12 @@ def masks(tmp_path_factory):
 
 def test_a_server_from_start_to_end(masks):
     with Started("mini", "--masks", masks, "--languages", "eng_Latn,deu_Latn,spa_Latn", "--log", "json") as server:
-        assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+        assert server.get("/health").json() == {"status": "ok"}
         server.ready()
         assert server.translate().json()["translatedText"]
         assert server.translate(target="ru").json() == {"error": "ru is not supported"}
-        assert {each["code"] for each in httpx.get(server.url + "/languages").json()} == {"en", "de", "es"}
-        before = httpx.get(server.url + "/v1/configurations").json()["masks"]
+        assert {each["code"] for each in server.get("/languages").json()} == {"en", "de", "es"}
+        before = server.get("/v1/configurations").json()["masks"]
         assert before == MaskSet.load(embedded_masks()).signature
 
         masks.write_text("{}")
@@ -90,7 +94,7 @@ def test_a_server_from_start_to_end(masks):
         masks.write_text(json.dumps(content))
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: server.said("masks and keys were read again"))
-        after = httpx.get(server.url + "/v1/configurations").json()["masks"]
+        after = server.get("/v1/configurations").json()["masks"]
         assert after == MaskSet.load(masks).signature != before
         masks.write_text(embedded_masks().read_text())
 
@@ -114,8 +118,8 @@ def test_mini_alone_shows_kept_and_full():
         server.ready()
         content = {"q": "wake me up at nine", "source": "en", "target": "de"}
         kept, full = (
-            httpx.post(server.url + "/v1/translate", json={**content, "experts": experts}).json()["experts"]
-            for experts in ("kept", "all")
+            httpx.post(server.url + "/v1/translate", json={**content, "experts": each}, timeout=60).json()["experts"]
+            for each in ("kept", "all")
         )
         assert (kept["kept"], full["kept"], full["of"]) == (96, 384, 384)
         assert server.end(signal.SIGKILL) == -signal.SIGKILL

@@ -58,7 +58,7 @@ class Browser:
         actions += [{"type": "keyUp", "value": key} for key in reversed(keys)]
         _call(f"{self._session}/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
-    def wait(self, condition, *arguments, seconds=8.0):
+    def wait(self, condition, *arguments, seconds=60.0):
         """Wait until an expression of the page is true, and return it."""
         until = time.monotonic() + seconds
         while not (found := self.run(f"return {condition}", *arguments)):

@@ -136,7 +136,7 @@ def running(app, *, ready=True):
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
         if ready:
-            wait_until(lambda: httpx.get(url + "/ready").status_code == 200)
+            wait_until(lambda: httpx.get(url + "/ready", timeout=60).status_code == 200)
         yield url
     finally:
         server.should_exit = True

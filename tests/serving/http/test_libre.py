@@ -213,9 +213,9 @@ def test_not_ready():
         await asyncio.sleep(3600)
 
     with running(make_app(never), ready=False) as url:
-        assert httpx.get(url + "/health").status_code == 200
-        for answer in (httpx.get(url + "/ready"), httpx.post(url + "/translate", json={})):
+        assert httpx.get(url + "/health", timeout=60).status_code == 200
+        for answer in (httpx.get(url + "/ready", timeout=60), httpx.post(url + "/translate", json={}, timeout=60)):
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "1"
             assert answer.json() == {"error": "The server is not ready yet; try again later"}
-        assert httpx.get(url + "/metrics").status_code == 200
+        assert httpx.get(url + "/metrics", timeout=60).status_code == 200

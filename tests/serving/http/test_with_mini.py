@@ -98,8 +98,8 @@ def _json(q, source, form):
 def test_a_megabyte_is_given_up_when_its_client_goes(server):
     with pytest.raises(httpx.ReadTimeout):
         server.client.post("/translate", json={"q": "wake me up. " * 90_000, "source": "en", "target": "de"}, timeout=3)
-    wait_until(lambda: server.client.get("/v1/residency").json()["replicas"][0]["waiting"] == 0, seconds=20)
-    wait_until(lambda: server.translate("wake me up").status_code == 200, seconds=20)  # 503 until its place is free
+    wait_until(lambda: server.client.get("/v1/residency").json()["replicas"][0]["waiting"] == 0)
+    wait_until(lambda: server.translate("wake me up").status_code == 200)  # 503 until its place is free
 
 
 def test_reload_under_load(server, requests):
