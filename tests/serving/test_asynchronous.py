@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import threading
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -78,8 +79,10 @@ def cuts(monkeypatch):
     found.held.set()
 
 
-async def cancelled(task, after=0.0):
-    """Cancel a task and return how long it takes to end."""
+async def cancelled(task, after=0.0, begun=lambda: True):
+    """Cancel a task, some seconds after something has begun, and return how long it takes to end."""
+    while not (begun() or task.done()):
+        await asyncio.sleep(0.01)
     await asyncio.sleep(after)
     start = time.monotonic()
     task.cancel()
@@ -89,7 +92,7 @@ async def cancelled(task, after=0.0):
 
 
 async def longest_pause(work):
-    """Do work, and return what comes of it and for how long the event loop was held up."""
+    """Do work, and return what comes of it and for how long the event loop was held up: endlessly, if all the time."""
     pauses = []
 
     async def tick():
@@ -103,8 +106,19 @@ async def longest_pause(work):
         found = await work
     finally:
         ticking.cancel()
-    assert len(pauses) > 2
-    return found, max(pauses)
+    return found, max(pauses) if len(pauses) > 2 else math.inf
+
+
+def prompt(ask, *, pause):
+    """Ask and return what comes of it, if the event loop is not held up for as long as `pause`.
+
+    A machine that is busy may hold it up as well, so one of three tries will do.
+    """
+    for _ in range(3):
+        found, longest = asyncio.run(ask())
+        if longest < pause:
+            return found
+    pytest.fail(f"the event loop was held up for {longest:.2f} seconds")
 
 
 @pytest.fixture
@@ -146,14 +160,14 @@ STREAMS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_task_that_is_cancelled_while_texts_are_cut_ends_with_the_text_at_hand(translator, cuts, way):
     async def ask():
-        took = await cancelled(WAYS[way](translator, SHORT), after=0.3)
+        took = await cancelled(WAYS[way](translator, SHORT), begun=lambda: len(cuts) > 1)
         count = len(cuts)
         await asyncio.sleep(0.2)
         return took, count
 
     took, count = asyncio.run(ask())
-    assert took < 1
-    assert 1 < len(cuts) == count < 50
+    assert took < 10  # all would take 40
+    assert 1 < len(cuts) == count < 500
     assert translator.figures().waiting == translator.figures().sentences == 0
 
 
@@ -163,16 +177,16 @@ def test_a_task_that_is_cancelled_while_texts_are_cut_ends_with_the_text_at_hand
 def test_a_task_that_is_cancelled_while_sentences_are_encoded_ends_with_the_portion_at_hand(
     translator, slow, ways, way, texts
 ):
-    tokenizer = slow(encoding=0.05)
+    tokenizer = slow(encoding=0.2)
 
     async def ask():
-        took = await cancelled(ways[way](translator, texts), after=0.3)
+        took = await cancelled(ways[way](translator, texts), begun=lambda: tokenizer.encoded)
         encoded = tokenizer.encoded
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.4)
         return took, encoded
 
     took, encoded = asyncio.run(ask())
-    assert took < 1
+    assert took < 5  # all would take 6
     assert 0 < tokenizer.encoded == encoded < 1500
     assert translator.figures().waiting == translator.figures().sentences == 0
 
@@ -181,9 +195,9 @@ def test_one_that_is_prepared_or_cancelled_holds_nobody_back(translator, cuts):
     async def ask():
         many = [asyncio.ensure_future(translator.translate_async(SHORT, *ENG_DEU)) for _ in range(3)]
         await asyncio.sleep(0.1)
-        [beside] = await asyncio.wait_for(translator.translate_async(["wake me up"], *ENG_DEU), 5)
+        [beside] = await asyncio.wait_for(translator.translate_async(["wake me up"], *ENG_DEU), 20)
         await asyncio.gather(*map(cancelled, many))
-        [after] = await asyncio.wait_for(translator.translate_async(["wake me up"], *ENG_DEU), 2)
+        [after] = await asyncio.wait_for(translator.translate_async(["wake me up"], *ENG_DEU), 20)
         return beside, after
 
     beside, after = asyncio.run(ask())
@@ -201,13 +215,15 @@ def test_texts_that_no_thread_has_begun_with_are_never_cut(translator, cuts):
         await asyncio.gather(*held)
         return took
 
-    assert asyncio.run(ask()) < 0.5
+    assert asyncio.run(ask()) < 10  # others are held for 20
     assert "wake me up" not in cuts
 
 
 def test_a_task_ends_with_its_thread_however_often_it_is_cancelled(translator, cuts):
     async def ask():
         task = asyncio.ensure_future(translator.translate_async(["hold on", "wake me up"], *ENG_DEU))
+        while not cuts:
+            await asyncio.sleep(0.01)
         for _ in range(5):
             await asyncio.sleep(0.05)
             task.cancel()
@@ -238,7 +254,9 @@ def test_what_was_submitted_when_a_task_is_cancelled_is_taken_out(translator, mo
         await cancelled(task)
 
     asyncio.run(ask())
-    wait_for(lambda: translator.figures().waiting == 0, seconds=2)
+    steps = translator.figures().steps
+    wait_for(lambda: translator.figures().waiting == 0, seconds=20)
+    assert translator.figures().steps <= steps + 1  # the one under way
 
 
 def test_a_deadline(translator, cuts):
@@ -248,7 +266,7 @@ def test_a_deadline(translator, cuts):
 
     with pytest.raises(TimeoutError):
         asyncio.run(ask())
-    assert len(cuts) < 50
+    assert len(cuts) < 500
     assert translator.figures().waiting == 0
 
 
@@ -277,26 +295,24 @@ def test_many_texts_do_not_hold_up_the_event_loop(translator, no_collection, way
             each.cancel()
         return len(found), pause
 
-    count, pause = asyncio.run(ask())
-    assert count == len(SHORT)
-    assert pause < 0.25
+    assert prompt(ask, pause=0.25) == len(SHORT)
 
 
 def test_cancelling_many_texts_does_not_hold_up_the_event_loop(translator, no_collection):
     async def ask():
+        steps = translator.figures().steps
         task = asyncio.ensure_future(translator.translate_async(SHORT, *ENG_DEU))
-        while translator.figures().in_flight == 0:
+        while translator.figures().steps == steps:
             await asyncio.sleep(0.01)
-        return await longest_pause(cancelled(task, after=0.2))
+        found = await longest_pause(cancelled(task, after=0.2))
+        wait_for(lambda: translator.figures().waiting == 0, seconds=20)
+        return found
 
-    took, pause = asyncio.run(ask())
-    assert took < 1
-    assert pause < 0.25
-    wait_for(lambda: translator.figures().waiting == 0, seconds=5)
+    assert prompt(ask, pause=0.25) < 1
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_tokenizer_at_work_does_not_hold_up_the_event_loop(translator, slow, stream):
+def test_a_tokenizer_at_work_does_not_hold_up_the_event_loop(translator, slow, no_collection, stream):
     slow(decoding=0.4)
 
     async def ask():
@@ -306,10 +322,9 @@ def test_a_tokenizer_at_work_does_not_hold_up_the_event_loop(translator, slow, s
         )
         return await longest_pause(asyncio.gather(*calls))
 
-    ([found], parts), pause = asyncio.run(ask())
+    [found], parts = prompt(ask, pause=0.3)
     assert found.text
     assert "".join(each for each in parts if isinstance(each, str))
-    assert pause < 0.3
 
 
 def test_many_texts_in_one_call_are_as_each_alone(translator, requests, alone):
@@ -363,8 +378,8 @@ def test_closing_at_once_gives_up_what_is_being_prepared(translator, cuts, way):
     told, took = asyncio.run(ask())
     assert [type(each) for each in told] == [Unavailable] * 6
     assert all("must be open" in str(each) for each in told)
-    assert took < 2
-    assert len(cuts) < 100
+    assert took < 20  # all would take 60
+    assert len(cuts) < 1000  # of 12,000
     assert translator.figures().waiting == 0
 
 
@@ -373,7 +388,8 @@ def test_closing_finishes_what_is_being_prepared_and_takes_nothing_else(translat
         task = asyncio.ensure_future(translator.translate_async(["hold on", "wake me up"], *ENG_DEU))
         await asyncio.sleep(0.1)
         closing = asyncio.ensure_future(asyncio.to_thread(translator.close))
-        await asyncio.sleep(0.1)
+        while not (translator._preparing._shutdown or closing.done()):
+            await asyncio.sleep(0.01)
         with pytest.raises(Unavailable, match="must be open"):
             await translator.translate_async(["wake me up"], *ENG_DEU)
         cuts.held.set()
@@ -398,7 +414,7 @@ def test_a_closing_that_drains_is_cut_short_by_one_that_does_not(translator, cut
 
     start = time.monotonic()
     asyncio.run(ask())
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # all would take 40
 
 
 def test_closing_within_the_event_loop(masks):
@@ -429,10 +445,20 @@ def steps(count, seconds=0.001, taken=None):
 
 
 def test_who_has_little_to_do_is_not_kept_waiting(turns):
-    much = turns.in_turns(steps(500), after=[])
-    assert turns.in_turns(steps(3), after=[]).result(5) == 3
-    assert not much.done()
-    assert much.result(10) == 500
+    over = threading.Event()
+
+    def until_it_is_over():
+        while not over.is_set():
+            time.sleep(0.001)
+            yield
+        return "over"
+
+    much = turns.in_turns(until_it_is_over(), after=[])
+    try:
+        assert turns.in_turns(steps(3), after=[]).result(20) == 3
+    finally:
+        over.set()
+    assert much.result(20) == "over"
 
 
 def test_steps_begin_when_all_before_them_is_finished(turns):
@@ -463,14 +489,14 @@ def test_steps_begin_when_something_before_them_fails(turns, fails):
 
 def test_steps_that_nobody_waits_for_are_not_taken(turns):
     taken = []
-    result = turns.in_turns(steps(500, taken=taken), after=[])
-    wait_for(lambda: taken, seconds=5)
+    result = turns.in_turns(steps(20_000, taken=taken), after=[])
+    wait_for(lambda: taken, seconds=20)
     assert result.cancel()
-    time.sleep(0.05)
+    assert turns.in_turns(steps(1), after=[]).result(20) == 1  # in the same thread: the turn that was cancelled is over
     count = len(taken)
     time.sleep(0.05)
-    assert len(taken) == count < 500
-    assert turns.in_turns(steps(2), after=[]).result(5) == 2
+    assert len(taken) == count < 20_000
+    assert turns.in_turns(steps(2), after=[]).result(20) == 2
 
 
 def test_sentences_of_many_threads_come_to_an_end(turns):

@@ -4,6 +4,7 @@ import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,18 @@ def only(masks, *codes):
     """The masks of some languages."""
     left = {stack: {code: by_key[code] for code in codes} for stack, by_key in masks.masks.items()}
     return replace(masks, masks=left)
+
+
+@contextmanager
+def stopped(translator):
+    """Let the engine take no step before the event that is given is set; the end sets it, too."""
+    runner, go_on = translator._opened.runner, threading.Event()
+    step = runner.step
+    runner.step = lambda: (go_on.wait(20), step())[1]
+    try:
+        yield go_on
+    finally:
+        go_on.set()
 
 
 def unchanged(translator, masks, requests, expected):
@@ -184,10 +197,12 @@ def test_each_answer_is_of_masks_that_were_in_use_meanwhile(translator, few, wit
     assert figures.waiting == 0
 
 
-def test_who_is_in_flight_goes_on_and_who_is_not_served_any_more_is_told(masks, offline):
+def test_who_is_in_flight_goes_on_and_who_is_not_served_any_more_is_told(masks, offline, monkeypatch):
     sentence = "wake me up at nine in the morning every day of the week"
-    with Translator("mini", masks, rows=4) as translator:
-        [expected] = offline([(sentence, *ENG_DEU)])
+    [expected] = offline([(sentence, *ENG_DEU)])
+    with Translator("mini", masks, rows=4) as translator, stopped(translator) as go_on:
+        change = translator._service.change
+        monkeypatch.setattr(translator._service, "change", lambda given: (change(given), go_on.set()))
         german = translator.submit([sentence] * 4, *ENG_DEU)
         wait_for(lambda: translator.figures().in_flight, seconds=10)
         spanish = translator.submit([sentence] * 10, "eng_Latn", "spa_Latn")
@@ -314,7 +329,7 @@ def test_a_reload_that_is_broken_off_changes_nothing(masks, fewer, monkeypatch, 
 
         in_flight = []
         monkeypatch.setattr(translator._service, "change", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with stopped(translator), pytest.raises(KeyboardInterrupt):
             translator.reload(fewer)
         assert all(each.result().text for each in in_flight)
         unchanged(translator, masks, few[:20], within(masks)[:20])
@@ -336,8 +351,10 @@ def test_experts_that_cannot_be_read_come_when_they_can(masks, shifted, few, wit
     with Translator("mini", masks) as translator:
         monkeypatch.setattr(os, "preadv", preadv)
         translator.reload(shifted)
-        with pytest.raises(Unavailable, match="Input/output error"):
-            translator.translate(["wake me up"], *ENG_DEU)
+        for _ in range(2):  # while they are tried before anybody waits for them, and when all have been
+            with pytest.raises(Unavailable, match="Input/output error"):
+                translator.translate(["wake me up"], *ENG_DEU)
+            wait_for(lambda: translator._opened.engine.idle, seconds=20)
         assert translator.open
         broken[0] = False
         same(answers(translator, few), within(shifted))
