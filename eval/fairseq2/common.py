@@ -9,6 +9,9 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from fairseq2.assets import AssetCard
+from fairseq2.models import load_model as load_their_model
+from fairseq2.models.transformer import StandardMultiheadAttention
 from torch import Tensor
 
 from nllb_prune.corpus import ParallelText
@@ -20,6 +23,7 @@ from nllb_prune.masks import MaskSet
 from nllb_prune.model.routing import mask_rows, routing
 from nllb_prune.model.source import embedded_text
 from nllb_prune.model.teacher_forcing import forced_batch, forced_states
+from nllb_prune.on_fairseq2 import loading
 from nllb_prune.tokenization import encode, language_id
 
 ASSET = "nllb-prune-mini"
@@ -84,6 +88,16 @@ def timed(into: dict[str, Any], name: str) -> Iterator[None]:
     start = perf_counter()
     yield
     into[name] = round(perf_counter() - start, 1)
+
+
+def fused(card: AssetCard) -> Any:
+    """Return a model as fairseq2's own `load_model` makes it, with its fused attention, under the surface of ours."""
+    model = load_their_model(card, device=torch.device("cpu"), dtype=torch.float32)
+    attentions = {each: each.sdpa for each in model.modules() if isinstance(each, StandardMultiheadAttention)}
+    found = loading.adopt(model, card)
+    for each, sdpa in attentions.items():  # not that which it was given to be used here
+        each.sdpa = sdpa
+    return found
 
 
 def texts_by_direction(tokenizer: Any, found: Mapping[Any, Hypothesis]) -> dict[Direction, list[str]]:

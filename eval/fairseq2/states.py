@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from fairseq2.assets import AssetCard
-from fairseq2.models import load_model as load_their_model
 from torch import Tensor
 
-from eval.fairseq2.common import TEST
+from eval.fairseq2.common import TEST, fused
 from eval.fairseq2.models import Compared, compared_models
 from nllb_prune.languages import Direction
 from nllb_prune.model.loading import load_model
@@ -31,9 +30,8 @@ def study(work: Path, *, sentences: int) -> list[dict[str, Any]]:
 
 def _compared(compared: Compared, sentences: int) -> dict[str, Any]:
     card = AssetCard("compared", card_of(compared.model, name="compared"))
-    fused = load_their_model(card, device=torch.device("cpu"), dtype=torch.float32)
     ours = load_model(compared.model)
-    others = {"the verbs'": loading.load_model(compared.model), "fused": loading.adopt(fused, card)}
+    others = {"the verbs'": loading.load_model(compared.model), "fused": fused(card)}
     found = {name: {"memory": 0.0, "logits": 0.0, "beyond": 0} for name in others}
     numbers = {"memory": 0, "logits": 0}
     for direction in compared.directions:

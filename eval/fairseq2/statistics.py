@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from fairseq2.models import load_model as load_their_model
 
-from eval.fairseq2.common import ASSET, DEV, DIRECTIONS
+from eval.fairseq2.common import ASSET, DEV, DIRECTIONS, fused
 from nllb_prune.calibration.calibrate import calibrate
 from nllb_prune.calibration.fields import GROUPS, fields_of
 from nllb_prune.calibration.statistics import ExpertStatistics
@@ -17,6 +15,7 @@ from nllb_prune.masks import MaskSet
 from nllb_prune.model.loading import load_model
 from nllb_prune.model.source import embedded_masks, load_tokenizer
 from nllb_prune.on_fairseq2 import loading
+from nllb_prune.on_fairseq2.card_reading import asset_card
 from nllb_prune.planning.plan import plan
 
 BUDGETS = (0.5, 0.25, 0.1875, 0.125)
@@ -35,7 +34,7 @@ def study(work: Path, *, lines: int | None) -> dict[str, Any]:
         lines: Of the dev text; all by default.
     """
     ours, theirs = load_model("mini"), loading.load_model("mini")
-    fused = loading.adopt(load_their_model(ASSET, device=torch.device("cpu"), dtype=torch.float32), ASSET)
+    by_fairseq2 = fused(asset_card(ASSET))
     few = 200 if lines is None else min(lines, 200)
     runs: dict[str, dict[str, Any]] = {
         "core": {"sentences": lines},
@@ -48,7 +47,7 @@ def study(work: Path, *, lines: int | None) -> dict[str, Any]:
         one = calibrated(ours, work / f"{name}-ours", **how)
         compared.append({"run": name} | _compared(one, calibrated(theirs, work / f"{name}-theirs", **how)))
         if name == "core":
-            other = calibrated(fused, work / f"{name}-fused", **how)
+            other = calibrated(by_fairseq2, work / f"{name}-fused", **how)
             compared.append({"run": "core, fused attention"} | _compared(one, other))
     return {"runs": compared}
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from fairseq2.models.transformer import (
     SDPA,
     AttentionBias,
     AttentionBiasCache,
-    get_default_sdpa_factory,
+    StandardMultiheadAttention,
     maybe_get_attention_bias_tensor,
-    set_default_sdpa_factory,
 )
 from fairseq2.nn import BatchLayout
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
 class EagerSDPA(SDPA):
     """Represents scaled dot-product attention whose outputs are transformers' to the bit, on the same torch.
+
+    That is for whole sequences: with a cache, transformers lays out keys otherwise, and kernels may round otherwise.
 
     fairseq2's `NaiveSDPA` takes the same steps, but for a softmax in float32 whatever the dtype. And where a target is
     padded and its source is not, padding sees nothing there: its weights are not numbers, and in the next layer nothing
@@ -48,18 +48,19 @@ class EagerSDPA(SDPA):
         weights = torch.matmul(q, k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
         bias = maybe_get_attention_bias_tensor(self.bias, q, q_layout, k_layout, bias_cache)
         if bias is not None:
-            weights = weights + bias.clamp(min=torch.finfo(bias.dtype).min)
+            weights = (weights + bias).clamp(min=torch.finfo(weights.dtype).min)
         weights = functional.softmax(weights, dim=-1)
         weights = functional.dropout(weights, self.dropout_p, training=self.training)
         return torch.matmul(weights, v).transpose(-2, -3), weights if needs_weights else None
 
+    def extra_repr(self) -> str:
+        """Say how it was made."""
+        return f"bias={self.bias}, dropout_p={self.dropout_p:G}, scale={self.scale}"
 
-@contextmanager
-def eager_attention() -> Iterator[None]:
-    """Give the models that are made meanwhile this attention, and not the one that fairseq2 is set to."""
-    before = get_default_sdpa_factory()
-    set_default_sdpa_factory(EagerSDPA)
-    try:
-        yield
-    finally:
-        set_default_sdpa_factory(before)
+
+def use_eager_attention(model: nn.Module) -> None:
+    """Give the attentions of a model, in place, `EagerSDPA` for whichever of fairseq2's they were made with."""
+    for module in model.modules():
+        if isinstance(module, StandardMultiheadAttention):
+            made: Any = module.sdpa
+            module.sdpa = EagerSDPA(made.bias, dropout_p=made.dropout_p, scale=made.scale)

@@ -26,7 +26,7 @@ from nllb_prune.model.pruned import ExpertPruning
 from nllb_prune.model.routing import ModelRouting, attach_routing, is_routed, routing_of
 from nllb_prune.model.source import model_name
 from nllb_prune.model.spec import Fingerprint, ModelSpec
-from nllb_prune.on_fairseq2.attention import eager_attention
+from nllb_prune.on_fairseq2.attention import use_eager_attention
 from nllb_prune.on_fairseq2.card import model_card
 from nllb_prune.on_fairseq2.card_reading import asset_card, card_errors, checkpoint_of_card, config_of_card, is_card
 from nllb_prune.on_fairseq2.config import NllbMoeConfig, config_of
@@ -75,6 +75,8 @@ def load_model(
 
 def adopt(model: TransformerModel, card: AssetCard | str) -> Fairseq2Model:
     """Give a model that fairseq2 loaded the surface of ours, so that `translations`, `calibrate`, `evaluate` take it.
+
+    It is changed in place: it has a routing state, and its attention takes the steps of transformers.
 
     Args:
         model: Of the family `nllb_moe` or `nllb`, as `fairseq2.models.load_model` gives it.
@@ -136,11 +138,8 @@ def _from_card(
 def _load(
     name: str, config: NllbMoeConfig, checkpoint: Path, *, dtype: torch.dtype, device: Placement
 ) -> TransformerModel:
-    """Let fairseq2 load a model, by a card of our family whatever it comes from: so it is read by our own reader.
-
-    Its attention is computed as in models of transformers, so that what routers decide is the same to the last bit.
-    """
-    with card_errors(name), eager_attention():
+    """Let fairseq2 load a model, by a card of our family whatever it comes from: so it is read by our own reader."""
+    with card_errors(name):
         model = fairseq2_load_model(
             AssetCard(name, model_card(name, config, checkpoint)), dtype=dtype, device=device.of("")
         )
@@ -189,7 +188,11 @@ def _finished(
     chosen: Chosen | None,
     more: Mapping[str, Any] | None = None,
 ) -> Fairseq2Model:
-    """Complete the routing state as `nllb_prune.load_model` does, and give the model its surface."""
+    """Complete the routing state as `nllb_prune.load_model` does, and give the model its surface.
+
+    Attention is computed as in models of transformers, so that what routers decide is the same to the last bit.
+    """
+    use_eager_attention(inner)
     state.spec = dataclasses.replace(spec, parameters=parameter_counts(inner))
     state.name, state.backend = name, _backend()
     if chosen is not None:

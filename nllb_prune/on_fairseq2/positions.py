@@ -16,26 +16,35 @@ class FairseqPositionEncoder(PositionEncoder):
     """Adds what fairseq adds to embeddings, to the bit.
 
     fairseq2's `SinusoidalPositionEncoder` divides in another order when it makes frequencies. Its angles differ by the
-    rounding of that times the position, 2e-6 at the twentieth: enough for a router's near-ties to fall otherwise. In
-    bfloat16 it rounds the sum alone, where fairseq and transformers round the table too.
+    rounding of that times the position, up to 2e-6 at the twentieth: enough for a router's near-ties to fall otherwise.
+    In bfloat16 it rounds the sum alone, where fairseq and transformers round the table too.
     """
 
     def __init__(self, encoding_dim: int, max_seq_len: int) -> None:
         """Make the table.
 
         Args:
-            encoding_dim: Width of the states, even.
+            encoding_dim: Width of the states, even and 4 or more.
             max_seq_len: Longest sequence there can be.
+
+        Raises:
+            ValueError: if `encoding_dim` is another.
         """
+        if encoding_dim % 2 or encoding_dim < 4:
+            raise ValueError(f"`encoding_dim` must be even and 4 or more, but is {encoding_dim} instead.")
         super().__init__(encoding_dim)
         self.max_seq_len = max_seq_len
         self.table: Tensor
         """``(1 + max_seq_len, encoding_dim)``, float32; padding's row first"""
         self.register_buffer("table", torch.empty(1 + max_seq_len, encoding_dim, dtype=torch.float32), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the table: there is nothing else."""
         self.reset_non_persistent_buffers()
 
     def reset_non_persistent_buffers(self) -> None:
-        """Fill the table, on the CPU wherever it is, so that its bits are the same everywhere."""
+        """Fill the table, on the CPU wherever it is, so that its bits are the same on all devices of a machine."""
         half = self.encoding_dim // 2
         frequencies = torch.exp(_counted(half) * -(math.log(10_000) / (half - 1)))
         angles = (_counted(self.max_seq_len) + _FIRST).unsqueeze(1) * frequencies
@@ -56,6 +65,10 @@ class FairseqPositionEncoder(PositionEncoder):
             raise ValueError(f"`seqs` must have {self.max_seq_len} positions at most, but have {longest} instead.")
         rows = seqs_layout.position_indices + 1  # -1 is padding
         return seqs + self.table[rows + step].type_as(seqs)
+
+    def extra_repr(self) -> str:
+        """Say how it was made."""
+        return f"encoding_dim={self.encoding_dim}, max_seq_len={self.max_seq_len}"
 
 
 def _counted(count: int) -> Tensor:

@@ -49,7 +49,7 @@ def transformers_states(model, pairs):
     mask = source.ne(1)
     with torch.inference_mode():
         memory = model.get_encoder()(input_ids=source, attention_mask=mask).last_hidden_state
-        logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=prefix).logits
+        logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=prefix, use_cache=False).logits
     return memory[mask], logits[prefix.ne(1)]
 
 
@@ -85,6 +85,14 @@ def assert_equal(model, reference, pairs):
     """Hold a model of fairseq2, with the attention that the verbs give it, against one of transformers: bit by bit."""
     for ours, theirs in zip(fairseq2_states(model, pairs), transformers_states(reference, pairs), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def eager(model):
+    """Give a model of fairseq2 the attention that the verbs give it."""
+    from nllb_prune.on_fairseq2.attention import use_eager_attention
+
+    use_eager_attention(model)
+    return model
 
 
 def load_by_card(folder_or_name, *, dtype=torch.float32, **card):

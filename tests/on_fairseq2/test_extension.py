@@ -10,6 +10,7 @@ from tests.on_fairseq2.sides import (
     Pairs,
     assert_equal,
     assert_same,
+    eager,
     fairseq2_states,
     load_by_card,
     transformers_states,
@@ -45,14 +46,11 @@ def test_embedded_models_load_by_name(name, pairs, request):
 
 @pytest.mark.parametrize(("directions", "settings"), EXPORTS.values(), ids=EXPORTS)
 def test_an_export_loads_by_its_card(directions, settings, exports):
-    from nllb_prune.on_fairseq2.attention import eager_attention
-
     folder = exports(directions, **settings)
     for source, target in directions:
         sentences = Pairs.of(load_tokenizer(folder), source=source, target=target)
         assert_same(load_by_card(folder), load_model(folder), sentences)
-        with eager_attention():
-            assert_equal(load_by_card(folder), load_model(folder), sentences)
+        assert_equal(eager(load_by_card(folder)), load_model(folder), sentences)
 
 
 def test_what_fairseq_wrote_loads_by_its_card(tmp_path, pairs, mini):

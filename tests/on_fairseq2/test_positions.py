@@ -94,14 +94,30 @@ def test_too_long(positions):
 
 
 def test_a_model_made_without_memory_gets_its_table(positions):
-    from fairseq2.nn.utils.module import reset_non_persistent_buffers
+    from fairseq2.nn.utils.module import reset_non_persistent_buffers, to_device
 
     from nllb_prune.on_fairseq2.positions import FairseqPositionEncoder
 
-    with torch.device("meta"):
-        made = nn.ModuleList([FairseqPositionEncoder(WIDTH, LONGEST)])
-    assert made[0].table.is_meta
-    made.to_empty(device="cpu")
-    reset_non_persistent_buffers(made)
-    assert torch.equal(made[0].table, positions.table)
-    assert not made.state_dict()
+    made = []
+    for _ in range(2):
+        with torch.device("meta"):
+            made.append(nn.ModuleList([FairseqPositionEncoder(WIDTH, LONGEST)]))
+    assert made[0][0].table.is_meta
+    made[0].to_empty(device="cpu")
+    reset_non_persistent_buffers(made[0])
+    to_device(made[1], torch.device("cpu"))
+    for each in made:
+        assert torch.equal(each[0].table, positions.table)
+        assert not each.state_dict()
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_a_width_that_has_no_table(width):
+    from nllb_prune.on_fairseq2.positions import FairseqPositionEncoder
+
+    with pytest.raises(ValueError, match=f"`encoding_dim` must be even and 4 or more, but is {width} instead"):
+        FairseqPositionEncoder(width, LONGEST)
+
+
+def test_what_it_is_called(positions):
+    assert repr(positions) == f"FairseqPositionEncoder(encoding_dim={WIDTH}, max_seq_len={LONGEST})"
