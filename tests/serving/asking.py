@@ -48,3 +48,10 @@ def wait_for(done, *, seconds):
     while not done():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def dropped(translator):
+    """Require that all that was given up just now is gone after the step under way."""
+    steps = translator.figures().steps
+    wait_for(lambda: translator.figures().waiting == 0, seconds=20)
+    assert translator.figures().steps <= steps + 1

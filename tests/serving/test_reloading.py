@@ -299,7 +299,8 @@ def test_a_closed_translator(masks, fewer):
 
 @pytest.mark.parametrize("drain", [True, False])
 def test_closing_while_masks_wait_for_those_in_flight(masks, fewer, drain):
-    text = "\n".join(["Wake me up at nine in the morning every day of the week."] * 60)
+    sentences = 60 if drain else 1000  # which are to be unfinished when it is closed
+    text = "\n".join(["Wake me up at nine in the morning every day of the week."] * sentences)
     translator = Translator("mini", masks, rows=2)
     [in_flight] = translator.submit([text], *ENG_DEU)
     wait_for(lambda: translator.figures().in_flight, seconds=10)

@@ -18,7 +18,7 @@ from nllb_prune.exporting.export import export
 from nllb_prune.exporting.settings import ExportSettings
 from nllb_prune.generation.search import SearchSettings
 from nllb_prune.serving.texts import Work
-from tests.serving.asking import ENG_DEU, NEAR_TIE, answers, least_memory, same, wait_for
+from tests.serving.asking import ENG_DEU, NEAR_TIE, answers, dropped, least_memory, same, wait_for
 
 BEAM = SearchSettings(beams=3, alternatives=2)
 
@@ -38,13 +38,6 @@ def small(masks):
 def paged(masks, small):
     with Translator("mini", masks, memory=small, longest=64, beams=3) as translator:
         yield translator
-
-
-def dropped(translator):
-    """Require that all that was given up just now is gone after the step under way."""
-    steps = translator.figures().steps
-    wait_for(lambda: translator.figures().waiting == 0, seconds=20)
-    assert translator.figures().steps <= steps + 1
 
 
 # equality
