@@ -17,9 +17,8 @@ FILE = {"open": 0, "os.rename": 1}  # which of the values of an audit event is t
 def run_killed(event, ending, times, *arguments):
     """Run a command until it kills itself."""
     command = [sys.executable, "-m", "tests.killed", event, ending, *map(str, (times, *arguments))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done
 
 

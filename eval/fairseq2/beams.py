@@ -16,7 +16,7 @@ from fairseq2.generation.beam_search import BeamSearchSeq2SeqGenerator
 from fairseq2.generation.text import TextTranslator
 from fairseq2.models import load_model as load_their_model
 
-from eval.fairseq2.common import ASSET, DIRECTIONS, TEST, forced, sentences_of, texts_by_direction, timed
+from eval.fairseq2.common import ASSET, DIRECTIONS, TEST, forced, sentences_of, texts_by_direction
 from nllb_prune.evaluation.scores.metrics import score
 from nllb_prune.evaluation.significance.randomisation import paired_randomisation_over_directions
 from nllb_prune.generation.decode import decode
@@ -42,13 +42,10 @@ def study(*, sentences: int) -> dict[str, Any]:
     usual = SearchSettings(beams=BEAMS, alternatives=BEAMS)
     early = SearchSettings(beams=BEAMS, alternatives=BEAMS, early_stopping=True)
     searches: dict[str, Found] = {}
-    with timed(told, "seconds"):
-        searches["ours"] = decode(ours, blocks_of(ours), wanted, usual)
+    searches["ours"] = decode(ours, blocks_of(ours), wanted, usual)
     searches["ours, early stopping"] = decode(ours, blocks_of(ours), wanted, early)
-    with timed(told, "their seconds"):
-        searches["fairseq2, by the verb"] = decode(theirs, None, wanted, usual)
-    with timed(told, "direct seconds"):
-        searches["fairseq2"] = direct(wanted, count=sentences)
+    searches["fairseq2, by the verb"] = decode(theirs, None, wanted, usual)
+    searches["fairseq2"] = direct(wanted, count=sentences)
     searches["fairseq2, language token left out"] = direct(wanted, count=sentences, leave_language_out=True)
     searches["ours, greedy"] = decode(ours, blocks_of(ours), wanted, SearchSettings())
     told["language token"] = _of_language(ours, wanted)

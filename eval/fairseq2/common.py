@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import permutations
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -80,14 +78,6 @@ def forced(
 def _direction(sentence: Sentence) -> Direction:
     key: Any = sentence.key
     return key[0], key[1]
-
-
-@contextmanager
-def timed(into: dict[str, Any], name: str) -> Iterator[None]:
-    """Keep the seconds that a block took."""
-    start = perf_counter()
-    yield
-    into[name] = round(perf_counter() - start, 1)
 
 
 def fused(card: AssetCard) -> Any:

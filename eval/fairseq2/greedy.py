@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eval.fairseq2.common import END, NEAR, forced, sentences_of, timed
+from eval.fairseq2.common import END, NEAR, forced, sentences_of
 from eval.fairseq2.models import Compared, compared_models
 from nllb_prune.generation.decode import decode
 from nllb_prune.generation.loop import Sentence
@@ -30,10 +30,8 @@ def _compared(compared: Compared, count: int) -> dict[str, Any]:
         "directions": len(compared.directions),
         "sentences": len(sentences),
     }
-    with timed(told, "seconds"):
-        found = decode(ours, blocks_of(ours), sentences, SearchSettings())
-    with timed(told, "their seconds"):
-        other = decode(theirs, None, sentences, SearchSettings())
+    found = decode(ours, blocks_of(ours), sentences, SearchSettings())
+    other = decode(theirs, None, sentences, SearchSettings())
     pairs = [(each, found[each.key][0], other[each.key][0]) for each in sentences]
     different = [pair for pair in pairs if pair[1].tokens != pair[2].tokens or pair[1].ended != pair[2].ended]
     margins = [_margin(ours, *pair, masks=masks) for pair in different]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from eval.fairseq2.common import TEST, fused
 from eval.fairseq2.models import Compared, compared_models
-from nllb_prune.languages import Direction
 from nllb_prune.model.loading import load_model
 from nllb_prune.model.routing import mask_rows, routing
 from nllb_prune.model.source import load_tokenizer
@@ -34,23 +34,24 @@ def _compared(compared: Compared, sentences: int) -> dict[str, Any]:
     others = {"the verbs'": loading.load_model(compared.model), "fused": fused(card)}
     found = {name: {"memory": 0.0, "logits": 0.0, "beyond": 0} for name in others}
     numbers = {"memory": 0, "logits": 0}
+    tokenizer, count = load_tokenizer(compared.model), compared.count(sentences)
     for direction in compared.directions:
-        expected = _states(ours, compared, direction, sentences)
+        sides = [encode(tokenizer, TEST.lines(code)[:count], code) for code in direction]
+        keep = None if compared.masks is None else mask_rows(compared.masks, [direction])
+        expected = _states(ours, sides, keep)
         for name, values in expected.items():
             numbers[name] += values.numel()
         for name, model in others.items():
-            for what, values in _states(model, compared, direction, sentences).items():
+            for what, values in _states(model, sides, keep).items():
                 apart = (values - expected[what]).abs()
                 found[name][what] = max(found[name][what], float(apart.max()))
                 found[name]["beyond"] += int((apart > WITHIN).sum())
     return {"model": compared.name, "directions": len(compared.directions), "numbers": numbers, "attention": found}
 
 
-def _states(model: Any, compared: Compared, direction: Direction, sentences: int) -> dict[str, Tensor]:
+def _states(model: Any, sides: Sequence[list[list[int]]], keep: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the output of the encoder and the logits, without padding."""
-    tokenizer, count = load_tokenizer(compared.model), compared.count(sentences)
-    batch = forced_batch(model, *(encode(tokenizer, TEST.lines(code)[:count], code) for code in direction))
-    keep = None if compared.masks is None else mask_rows(compared.masks, [direction])
+    batch = forced_batch(model, *sides)
     with torch.inference_mode(), routing(model, masks=keep):
         memory = encoder_states(model, batch)
         logits = model.get_output_embeddings()(decoder_states(model, batch, memory))

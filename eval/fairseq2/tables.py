@@ -36,33 +36,30 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
+def _section(title: str, about: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a section of one table, whose rows are by the names of its columns."""
+    return f"## {title}\n\n" + _wrapped(about) + _table(list(rows[0]), [list(row.values()) for row in rows])
+
+
 def _states(found: Sequence[Figures]) -> str:
     about = """Output of encoders and logits on test sentences and their translations, without padding: how many
         numbers, and the largest difference; of how many it is beyond 1e-5. The verbs' attention takes the steps of
         transformers; the fused one is that of fairseq2's own `load_model`."""
     rows = [
-        (
-            each["model"],
-            each["directions"],
-            *(f"{each['numbers'][what]:,}" for what in ("memory", "logits")),
-            *(_apart(each["attention"]["the verbs'"][what]) for what in ("memory", "logits")),
-            *(_apart(each["attention"]["fused"][what]) for what in ("memory", "logits")),
-            each["attention"]["fused"]["beyond"],
-        )
+        {
+            "model": each["model"],
+            "directions": each["directions"],
+            "states": f"{each['numbers']['memory']:,}",
+            "logits": f"{each['numbers']['logits']:,}",
+            "states, the verbs'": _apart(each["attention"]["the verbs'"]["memory"]),
+            "logits, the verbs'": _apart(each["attention"]["the verbs'"]["logits"]),
+            "states, fused": _apart(each["attention"]["fused"]["memory"]),
+            "logits, fused": _apart(each["attention"]["fused"]["logits"]),
+            "beyond, fused": each["attention"]["fused"]["beyond"],
+        }
         for each in found
     ]
-    header = (
-        "model",
-        "directions",
-        "states",
-        "logits",
-        "states, the verbs'",
-        "logits, the verbs'",
-        "states, fused",
-        "logits, fused",
-        "beyond, fused",
-    )
-    return "## States\n\n" + _wrapped(about) + _table(header, rows)
+    return _section("States", about, rows)
 
 
 def _apart(value: float) -> str:
@@ -74,29 +71,19 @@ def _greedy(found: Sequence[Figures]) -> str:
         first two tokens that differ are within {NEAR:g} in log-probability; the largest difference of a translation's
         log-probability where tokens are the same; translations that the limit ended."""
     rows = [
-        (
-            each["model"],
-            each["directions"],
-            f"{each['sentences']:,}",
-            f"{each['same']:,}",
-            each["sentences"] - each["same"],
-            each["near ties"],
-            f"{each['log-probability']:.1e}",
-            each["cut"],
-        )
+        {
+            "model": each["model"],
+            "directions": each["directions"],
+            "sentences": f"{each['sentences']:,}",
+            "same": f"{each['same']:,}",
+            "others": each["sentences"] - each["same"],
+            "near ties": each["near ties"],
+            "log-probability": f"{each['log-probability']:.1e}",
+            "ended by the limit": each["cut"],
+        }
         for each in found
     ]
-    header = (
-        "model",
-        "directions",
-        "sentences",
-        "same",
-        "others",
-        "near ties",
-        "log-probability",
-        "ended by the limit",
-    )
-    return "## Greedy\n\n" + _wrapped(about) + _table(header, rows)
+    return _section("Greedy", about, rows)
 
 
 def _beams(found: Figures) -> str:
@@ -189,15 +176,14 @@ def _scores(found: Sequence[Figures]) -> str:
     about = """`evaluate` in 90 directions, greedy: hypotheses that are equal as text; mean chrF++; the largest
         difference of a mean log-probability a token, and of a measure of fidelity to the full model in a direction."""
     rows = [
-        (
-            each["configuration"],
-            f"{each['hypotheses']:,}",
-            f"{each['equal']:,}",
-            f"{each['chrF++']:.4f}, {each['their chrF++']:.4f}",
-            f"{each['log-probability']:.1e}",
-            _apart(each["fidelity"]) if "fidelity" in each else "—",
-        )
+        {
+            "configuration": each["configuration"],
+            "hypotheses": f"{each['hypotheses']:,}",
+            "equal": f"{each['equal']:,}",
+            "chrF++, ours and theirs": f"{each['chrF++']:.4f}, {each['their chrF++']:.4f}",
+            "log-probability": f"{each['log-probability']:.1e}",
+            "fidelity": _apart(each["fidelity"]) if "fidelity" in each else "—",
+        }
         for each in found
     ]
-    header = ("configuration", "hypotheses", "equal", "chrF++, ours and theirs", "log-probability", "fidelity")
-    return "## Scores\n\n" + _wrapped(about) + _table(header, rows)
+    return _section("Scores", about, rows)

@@ -15,7 +15,7 @@ from nllb_prune.errors import UsageError
 from nllb_prune.languages import all_languages
 from nllb_prune.model import source
 from nllb_prune.on_fairseq2.card_reading import asset_card, card_errors, checkpoint_of_card, is_card
-from nllb_prune.on_fairseq2.vocabulary import IN_TRANSFORMERS, ids_for_fairseq2, ids_for_transformers
+from nllb_prune.on_fairseq2.vocabulary import ids_for_fairseq2, listed_for_transformers
 
 
 class Encoded(NamedTuple):
@@ -50,8 +50,7 @@ class CardTokenizer:
 
     def __call__(self, texts: Sequence[str], **_how: object) -> Encoded:
         """Return the pieces of texts; nothing in a text stands for a control symbol."""
-        pieces = (self._encode(text).tolist() for text in texts)  # renumbered as lists: tensors take twice as long
-        return Encoded([[IN_TRANSFORMERS[n] if n < len(IN_TRANSFORMERS) else n for n in each] for each in pieces])
+        return Encoded([listed_for_transformers(self._encode(text)) for text in texts])
 
     def batch_decode(self, rows: Iterable[Sequence[int]], **_how: object) -> list[str]:
         """Return the texts of rows of ids; the unknown token, which sentencepiece writes as `⁇`, leaves nothing."""
@@ -85,4 +84,4 @@ def _languages(tokenizer: Tokenizer) -> Iterable[tuple[str, int]]:
             prefix = tokenizer.create_encoder(lang=each.token, mode="source").prefix_indices
         except NotSupportedError:
             continue
-        yield each.token, int(ids_for_transformers(prefix)[0])
+        yield each.token, listed_for_transformers(prefix)[0]

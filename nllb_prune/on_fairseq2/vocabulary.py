@@ -49,6 +49,11 @@ def ids_for_transformers(ids: Tensor) -> Tensor:
     return _renumbered(ids, IN_TRANSFORMERS)
 
 
+def listed_for_transformers(ids: Tensor) -> list[int]:
+    """Return the numbers in transformers of a row of ids of fairseq2, in half the time of what is of any shape."""
+    return [IN_TRANSFORMERS[number] if number < _COUNT else number for number in ids.tolist()]
+
+
 def columns_for_transformers(logits: Tensor) -> Tensor:
     """Put the logits ``(..., vocabulary)`` of fairseq2 into the order of transformers, in place."""
     logits[..., :_COUNT] = logits[..., list(IN_FAIRSEQ2)]

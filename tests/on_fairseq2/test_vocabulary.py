@@ -12,6 +12,7 @@ from nllb_prune.on_fairseq2.vocabulary import (
     columns_for_transformers,
     ids_for_fairseq2,
     ids_for_transformers,
+    listed_for_transformers,
     rows_for_fairseq2,
     rows_for_transformers,
 )
@@ -37,6 +38,7 @@ def test_ids_there_and_back(ids, dtype, rows):
     assert ours.shape == given_ids.shape
     assert torch.equal(ids_for_transformers(ours), given_ids)
     assert torch.equal(ids_for_fairseq2(ids_for_transformers(given_ids)), given_ids)
+    assert listed_for_transformers(ours.flatten()) == ids
     assert torch.equal(ours[given_ids >= 4], given_ids[given_ids >= 4])
     assert given_ids.flatten().tolist() == ids  # left as they were
 
